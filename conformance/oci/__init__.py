@@ -1,0 +1,1 @@
+"""Our own executable reading of the OCI distribution specification."""

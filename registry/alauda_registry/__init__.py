@@ -1,0 +1,1 @@
+"""The registry: the specification's vocabulary, the storage library and the server."""

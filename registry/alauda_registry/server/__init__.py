@@ -1,0 +1,1 @@
+"""The ASGI application: the distribution specification's endpoints over the storage library."""

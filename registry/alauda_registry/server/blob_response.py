@@ -1,0 +1,73 @@
+"""Sends a blob too large to be kept in memory, and closes it whatever happens.
+
+Where the server can, the kernel sends the file, and the bytes never enter this process.
+Otherwise they are read and sent in pieces, and reading ends when the client goes away.
+"""
+
+from collections.abc import Mapping
+from contextlib import aclosing
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
+
+from alauda_registry.server.sendfile import ZERO_COPY_SEND
+from alauda_registry.storage.blobs import Blob
+
+SMALLEST_ZERO_COPY = 64 * 2**10
+"""Below this, handing a file to the kernel costs more than copying it."""
+
+
+class BlobResponse(StreamingResponse):
+    """A blob or a part of it. Owns the blob from its making on.
+
+    Args:
+        blob: An open blob.
+        status: 200 or 206.
+        headers: All of them, ``Content-Length`` included.
+        offset: The first byte to send.
+        length: How many bytes to send.
+    """
+
+    def __init__(
+        self, blob: Blob, status: int, headers: Mapping[str, str], *, offset: int, length: int
+    ) -> None:
+        self._blob = blob
+        self._offset = offset
+        self._length = length
+        self._chunks = blob.stream(offset, length)
+        super().__init__(self._chunks, status, headers)
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self._chunks):
+                if self._can_zero_copy(scope):
+                    await self._send_file(send)
+                else:
+                    await super().__call__(scope, receive, send)
+        finally:
+            self._blob.close()
+
+    def _can_zero_copy(self, scope: Scope) -> bool:
+        return (
+            self._length >= SMALLEST_ZERO_COPY
+            and ZERO_COPY_SEND in (scope.get("extensions") or {})
+            and self._blob.fileno() is not None
+        )
+
+    async def _send_file(self, send: Send) -> None:
+        start = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        await send(start)
+        body = {
+            "type": ZERO_COPY_SEND,
+            "file": self._blob,
+            "offset": self._offset,
+            "count": self._length,
+            "more_body": False,
+        }
+        await send(body)

@@ -1,0 +1,77 @@
+"""What machines ask us: alive (``/healthz``, ``/``), ready (``/readyz``), counted (``/metrics``).
+
+They lie outside the application, so that neither limits nor trouble inside it keep them from being
+answered.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from alauda_registry.oci.errors import Unsupported
+from alauda_registry.server.envelope import Envelope
+from alauda_registry.server.errors import error_response
+from alauda_registry.server.health import HealthMonitor
+from alauda_registry.server.metrics import Metrics
+
+_NO_CACHE = {"Cache-Control": "no-cache"}
+
+
+class Probes:
+    """Answers these four paths and passes everything else on; pure ASGI.
+
+    Args:
+        app: What serves everything else.
+        health: Knows whether we are ready.
+        metrics: What is counted.
+        headers: Added to each answer that does not have a header of that name.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        health: HealthMonitor,
+        metrics: Metrics,
+        headers: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self._app = app
+        self._headers = headers or {}
+        self._health = health
+        self._metrics = metrics
+        self._endpoints: dict[str, Callable[[], Awaitable[Response]]] = {
+            "/": self._alive,
+            "/healthz": self._alive,
+            "/readyz": self._ready,
+            "/metrics": self._counts,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] in ("GET", "HEAD"):
+            response = await endpoint()
+        else:
+            response = error_response(Unsupported("this is for GET and HEAD"))
+        await Envelope(response, self._headers)(scope, receive, send)
+
+    async def _alive(self) -> Response:
+        return Response(headers=_NO_CACHE)
+
+    async def _ready(self) -> Response:
+        readiness = self._health.readiness
+        status = HTTPStatus.OK if readiness.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
+        content = {"status": readiness.state, "reason": readiness.reason}
+        return JSONResponse(content, status, _NO_CACHE)
+
+    async def _counts(self) -> Response:
+        self._metrics.flush()
+        # Adding up the counts of many workers takes a while.
+        content = await asyncio.to_thread(self._metrics.render)
+        return Response(content, headers=_NO_CACHE, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,141 @@
+"""Files into sockets without a detour through this process.
+
+``sendfile(2)`` lets the kernel copy from the page cache to the socket, which costs a fraction of
+reading into Python and writing out again. It has two ways to stall an event loop, and this module
+exists to avoid both:
+
+* *The client reads slowly.* The socket never blocks: when it is full the sender waits for the event
+  loop to call it writable. No thread is held for a slow client.
+* *The disk reads slowly.* ``sendfile`` blocks while a page that is not in the cache comes from the
+  disk. A probe (``preadv2`` with ``RWF_NOWAIT``) finds out first; only a cold piece goes through a
+  thread, and only for as long as the disk takes.
+
+The socket belongs to a transport of the event loop. So nothing may be sent here while bytes wait in
+the transport's buffer, which would be overtaken; and as the event loop refuses to watch the
+transport's own descriptor, the sender works on a duplicate.
+"""
+
+import asyncio
+import os
+from typing import Protocol
+
+from alauda_registry.storage.threads import run_blocking
+
+ZERO_COPY_SEND = "http.response.zerocopysend"
+"""The extension of ASGI by which a server offers to send a file."""
+
+# A piece is what one call may send before other connections get their turn. Socket buffers rarely
+# take more at once.
+PIECE = 1024 * 1024
+
+
+class Flow(Protocol):
+    """Tells when the transport's buffer has been written out."""
+
+    async def drain(self) -> None:
+        """Wait until the transport has told its protocol to go on writing."""
+
+
+class FileSender:
+    """Sends ranges of files on one connection, one at a time.
+
+    Args:
+        loop: The event loop of the connection.
+        transport: A transport over a plain socket (TLS has to see the bytes).
+        flow: The flow control of the transport's protocol.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, flow: Flow
+    ) -> None:
+        self.sent = 0
+        """Bytes handed to the kernel so far, over all files: who watches it sees progress."""
+        self.active = False
+        """Whether a file is on its way."""
+        self._loop = loop
+        self._transport = transport
+        self._flow = flow
+        self._lost = False
+        self._writable: asyncio.Future[None] | None = None
+
+    async def send(self, file: int, offset: int, count: int) -> None:
+        """Send ``count`` bytes of ``file`` from ``offset`` on, behind all that was written before.
+
+        Raises:
+            ConnectionError: The client is gone.
+            EOFError: The file ends before the range does.
+        """
+        self.active = True
+        try:
+            await self._flush()
+            if self._lost or self._transport.is_closing():
+                raise ConnectionResetError
+            socket = os.dup(self._transport.get_extra_info("socket").fileno())
+            try:
+                await self._send(socket, file, offset, count)
+            finally:
+                os.close(socket)
+        finally:
+            self.active = False
+
+    def connection_lost(self) -> None:
+        """Wake up a sender that waits for a client who will never read again."""
+        self._lost = True
+        self._wake()
+
+    async def _flush(self) -> None:
+        if not self._transport.get_write_buffer_size():
+            return
+        self._transport.set_write_buffer_limits(high=0)
+        try:
+            await self._flow.drain()
+        finally:
+            self._transport.set_write_buffer_limits()
+
+    async def _send(self, socket: int, file: int, offset: int, count: int) -> None:
+        end = offset + count
+        while offset < end:
+            piece = min(PIECE, end - offset)
+            try:
+                if _is_cached(file, offset, piece):
+                    sent = os.sendfile(socket, file, offset, piece)
+                else:
+                    # Whoever cancels us closes both descriptors, which this thread works on.
+                    sent = await run_blocking(None, os.sendfile, socket, file, offset, piece)
+            except BlockingIOError:
+                await self._wait_writable(socket)
+            else:
+                if not sent:
+                    raise EOFError("the file ends before the range that was to be sent")
+                offset += sent
+                self.sent += sent
+                # A client that reads as fast as we send would otherwise never let go of the loop.
+                await asyncio.sleep(0)
+            if self._lost:
+                raise ConnectionResetError
+
+    async def _wait_writable(self, socket: int) -> None:
+        self._writable = self._loop.create_future()
+        self._loop.add_writer(socket, self._wake)
+        try:
+            await self._writable
+        finally:
+            self._writable = None
+            # Before the duplicate is closed: epoll would go on reporting the socket below it.
+            self._loop.remove_writer(socket)
+
+    def _wake(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+
+def _is_cached(file: int, offset: int, count: int) -> bool:
+    """Tell whether the last byte of a range can be had without waiting for a disk.
+
+    The kernel reads ahead in order, so the last byte stands for the range well enough. A file
+    system that cannot tell counts as slow.
+    """
+    try:
+        return os.preadv(file, [bytearray(1)], offset + count - 1, os.RWF_NOWAIT) == 1
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""The storage library: blobs, manifests, tags and uploads on whatever keeps the bytes."""

@@ -1,0 +1,385 @@
+"""The contract between the stores and whatever keeps the bytes.
+
+A driver knows paths and bytes; it knows nothing of blobs, manifests or HTTP.
+``tests/contract/test_drivers.py`` is the executable half of this file: a driver is
+correct when that suite passes against it.
+
+Durability is part of the contract. What :meth:`StorageDriver.publish` and
+:meth:`StorageDriver.delete` have returned from survives a power cut.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Protocol
+
+PATH_MAXIMUM = 2048
+_COMPONENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}", re.ASCII)
+
+
+_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]{1,255})+", re.ASCII)
+
+
+def is_component(name: str) -> bool:
+    """Tell whether a name may be part of a path."""
+    return _COMPONENT.fullmatch(name) is not None
+
+
+def require_valid(path: str, *, driver: str) -> None:
+    """Refuse what is not a path of this contract.
+
+    Raises:
+        InvalidPath: It is not one, or too long.
+    """
+    if not _is_valid(path):
+        raise InvalidPath(driver=driver, path=path)
+
+
+@lru_cache(4096)
+def _is_valid(path: str) -> bool:
+    return len(path) <= PATH_MAXIMUM and _PATH.fullmatch(path) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What is known of a stored file without reading it. ``size`` is in bytes."""
+
+    path: str
+    size: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Create or replace a small file.
+
+    One that is not ``durable`` may be gone, empty or torn after a power cut, though it is
+    whole for every reader until then.
+    """
+
+    path: str
+    content: bytes
+    durable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Sync a file and rename it; a file at the target is replaced.
+
+    Whoever has the source open for appending keeps it.
+    """
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ensure:
+    """Make durable what another writer may have just put at this path.
+
+    A file that is there is not yet a file that survives: its writer may have been
+    about to sync the directory. Whoever builds on it syncs it first.
+    """
+
+    path: str
+
+
+Step = Write | Move | Ensure
+
+Stage = Step | tuple[Step, ...]
+"""A step, or some whose order does not matter."""
+
+
+def flatten(stages: Iterable[Stage]) -> list[Step]:
+    """Return the steps of all stages in one list."""
+    return [step for stage in stages for step in (stage if isinstance(stage, tuple) else (stage,))]
+
+
+class FileReader(Protocol):
+    """An open file. Its content stays readable when the path is deleted or replaced."""
+
+    @property
+    def size(self) -> int:
+        """The file's size in bytes when it was opened."""
+        ...
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that the kernel can send from, or None where there is none."""
+        ...
+
+    def stream(self, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield ``length`` bytes from ``offset`` on (to the end when None) in large chunks."""
+        ...
+
+    def close(self) -> None:
+        """Release the file. Closing twice is harmless."""
+        ...
+
+
+class FileWriter(Protocol):
+    """Exclusive access to the end of a file, for uploads that arrive in pieces."""
+
+    @property
+    def offset(self) -> int:
+        """The file's size in bytes: where the next write goes."""
+        ...
+
+    def write(
+        self, chunks: Sequence[bytes], alongside: Callable[[Sequence[bytes]], None] | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Append the chunks. This begins with the call and ends when the result is awaited.
+
+        Args:
+            chunks: What to write.
+            alongside: Called with the chunks where they are written, in a thread when they are
+                large: to hash them while they are at hand. Not called when writing fails.
+
+        Raises:
+            OutOfSpace: The storage is full. Part of the chunks may have been written.
+        """
+        ...
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return what has been written at ``offset``, at most ``length`` bytes."""
+        ...
+
+    async def truncate(self, size: int) -> None:
+        """Cut the file off at ``size`` bytes, so that a failed write takes no space."""
+        ...
+
+    async def sync(self) -> None:
+        """Return once the bytes survive a power cut, for a move to rely on.
+
+        The name they have until then is not worth syncing: :class:`Move` makes the one
+        durable that they get.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give up the exclusive access. Closing twice is harmless."""
+        ...
+
+
+class StorageDriver(Protocol):
+    """A flat store of files, addressed by absolute slash-separated paths.
+
+    Paths match ``(/[A-Za-z0-9._-]+)+`` without the components ``.`` and ``..``. A
+    published file becomes visible whole or not at all, and is visible to every reader
+    of the same storage once the call has returned. Every method may raise
+    :class:`DriverError`; the narrower ones are named where callers tell them apart.
+    """
+
+    @property
+    def name(self) -> str:
+        """The driver's name in settings, logs and metrics, such as ``filesystem``."""
+        ...
+
+    async def stat(self, path: str) -> FileInfo:
+        """Describe one file.
+
+        Raises:
+            PathNotFound: There is no file at this path. Directories are not files.
+        """
+        ...
+
+    async def read(self, path: str) -> bytes:
+        """Return a small file, such as a link, in one piece.
+
+        Raises:
+            PathNotFound: There is no file at this path.
+        """
+        ...
+
+    async def open(self, path: str) -> FileReader:
+        """Open a file of any size for reading; the caller closes it.
+
+        Raises:
+            PathNotFound: There is no file at this path.
+        """
+        ...
+
+    async def publish(self, *stages: Stage) -> None:
+        """Carry the stages out in order, each durable before the next becomes visible.
+
+        What is to be moved has to be there from the start, and what is to be written has to
+        fit: otherwise nothing is done. After that a crash or an error leaves some stages
+        done and the rest undone; of the one it struck, any of its steps may be done.
+
+        Raises:
+            PathNotFound: The source of a move, or the file to ensure, is not there.
+            OutOfSpace: The storage is full.
+        """
+        ...
+
+    async def append(self, path: str, *, create: bool, wait: float) -> FileWriter:
+        """Open a file for appending, alone among all processes that use the storage.
+
+        Args:
+            path: The file.
+            create: Whether a missing file is made; its directories are made, too.
+            wait: How many seconds to wait for another writer to finish.
+
+        Raises:
+            Busy: Somebody else was still writing after ``wait`` seconds.
+            PathNotFound: There is no such file, and ``create`` is false.
+        """
+        ...
+
+    async def delete(self, path: str, *, durable: bool = True) -> None:
+        """Delete a file, or a directory and everything below it, at once.
+
+        Args:
+            path: The file or directory.
+            durable: Whether the deletion must have survived when this returns.
+
+        Raises:
+            PathNotFound: There was nothing to delete.
+        """
+        ...
+
+    async def names(self, path: str) -> list[str]:
+        """Return the names directly below a directory, in byte order.
+
+        Names that are not path components of this contract are left out.
+
+        Raises:
+            PathNotFound: There is no such directory.
+        """
+        ...
+
+    def walk(self, path: str, *, start_after: str = "") -> AsyncGenerator[FileInfo, None]:
+        """Yield the files below a directory in byte order of their full paths.
+
+        A missing directory yields nothing. A file that vanishes meanwhile may still be
+        yielded when its directory had been read.
+
+        Args:
+            path: The directory.
+            start_after: A full path; files up to and including it are left out, and
+                directories that lie before it are not read.
+        """
+        ...
+
+    def lock(self, name: str, *, exclusive: bool, wait: float) -> AbstractAsyncContextManager[None]:
+        """Hold a named lock that all processes using this storage respect.
+
+        Args:
+            name: A single path component.
+            exclusive: Whether nobody else may hold it; otherwise it is shared.
+            wait: How many seconds to wait for it.
+
+        Raises:
+            Busy: It was still held after ``wait`` seconds.
+        """
+        ...
+
+    async def fingerprint(self, path: str) -> str | None:
+        """Return a token that changes whenever a child of the directory comes or goes.
+
+        None means that the directory changed so recently that another change might not
+        show.
+
+        Raises:
+            PathNotFound: There is no such directory.
+        """
+        ...
+
+    async def check(self, *, write: bool) -> None:
+        """Prove that the storage answers: a read, and a write when asked for.
+
+        Raises:
+            OutOfSpace: It is full.
+            ReadOnlyFileSystem: It can't be written to.
+            Unreachable: It has gone away.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release what the driver holds."""
+        ...
+
+
+class DriverError(Exception):
+    """A storage driver could not do what it was asked.
+
+    Never shown to clients as it is: the stores turn the cases they expect into a
+    :class:`~alauda_registry.oci.errors.RegistryError`, the server renders the classes
+    below in general words, and any other becomes an opaque 500 answer and a log record.
+    """
+
+    code = "UNKNOWN"
+    """The value of the label ``code`` in the storage metrics."""
+
+    loses_bytes = False
+    """Whether bytes that were written before may be gone: a sync failed.
+
+    The system says so once. Later syncs succeed, and reads show bytes that no disk has.
+    """
+
+    def __init__(self, message: str, *, driver: str, path: str) -> None:
+        super().__init__(f"{driver}: {message}: {path}")
+        self.driver = driver
+        self.path = path
+
+
+class PathNotFound(DriverError):
+    """There is nothing at the path."""
+
+    code = "PATH_NOT_FOUND"
+
+    def __init__(self, *, driver: str, path: str) -> None:
+        super().__init__("path not found", driver=driver, path=path)
+
+
+class InvalidPath(DriverError):
+    """The path is not one a driver accepts. This is a bug in the caller."""
+
+    code = "INVALID_PATH"
+
+    def __init__(self, *, driver: str, path: str) -> None:
+        super().__init__("invalid path", driver=driver, path=path[:256])
+
+
+class Busy(DriverError):
+    """Somebody else holds the lock or writes to the file."""
+
+    code = "BUSY"
+
+    def __init__(self, *, driver: str, path: str) -> None:
+        super().__init__("in use by another request", driver=driver, path=path)
+
+
+class OutOfSpace(DriverError):
+    """The storage is full, or over its quota."""
+
+    code = "DEVICE_OUT_OF_SPACE"
+
+    def __init__(self, *, driver: str, path: str) -> None:
+        super().__init__("no space left", driver=driver, path=path)
+
+
+class ReadOnlyFileSystem(DriverError):
+    """The storage refuses to be written to."""
+
+    code = "READ_ONLY_FILESYSTEM"
+
+    def __init__(self, *, driver: str, path: str) -> None:
+        super().__init__("read-only file system", driver=driver, path=path)
+
+
+class Unreachable(DriverError):
+    """The storage does not answer, or not with what was stored; waiting may help."""
+
+    code = "UNREACHABLE"
+
+
+class AccessRefused(Unreachable):
+    """This process may not do that to the file: its owner or mode is another's."""
+
+    code = "PERMISSION_DENIED"
+
+    def __init__(self, *, driver: str, path: str) -> None:
+        super().__init__("permission denied", driver=driver, path=path)

@@ -1,0 +1,1 @@
+"""The storage drivers; ``alauda_registry.storage.driver`` is the contract they keep."""

@@ -1,0 +1,138 @@
+"""The tags of one repository.
+
+A tag points to a digest, exactly the one that was pushed, algorithm and all. A tag whose
+manifest is gone reads as absent.
+"""
+
+import asyncio
+
+from alauda_registry.oci.digest import Digest
+from alauda_registry.oci.errors import ManifestUnknown, NameUnknown, TagInvalid
+from alauda_registry.oci.reference import RepositoryName, Tag
+from alauda_registry.storage import locks, paths
+from alauda_registry.storage.content import logger, read_link
+from alauda_registry.storage.driver import (
+    Ensure,
+    PathNotFound,
+    Step,
+    StorageDriver,
+    Unreachable,
+    Write,
+)
+from alauda_registry.storage.pages import Page
+
+_READS_BETWEEN_BREAKS = 256
+
+
+class TagStore:
+    """Resolves, lists, moves and deletes the tags of one repository."""
+
+    def __init__(self, driver: StorageDriver, name: RepositoryName) -> None:
+        self._driver = driver
+        self._name = name
+
+    async def target(self, tag: Tag) -> Digest:
+        """Return what a tag points to, whether or not the manifest is there.
+
+        Raises:
+            ManifestUnknown: There is no such tag.
+        """
+        digest = await read_link(self._driver, paths.tag_current(self._name, tag))
+        if digest is None:
+            raise ManifestUnknown(tag=tag)
+        return digest
+
+    async def resolve(self, tag: Tag) -> Digest:
+        """Return the digest of the manifest a tag points to.
+
+        Raises:
+            ManifestUnknown: There is no such tag, or its manifest is gone.
+        """
+        digest = await self.target(tag)
+        if await read_link(self._driver, paths.revision_link(self._name, digest)) is None:
+            raise ManifestUnknown(tag=tag)
+        return digest
+
+    async def page(self, *, after: str = "", limit: int | None) -> Page:
+        """Return a page of the tags in byte order; only their names are read.
+
+        Raises:
+            NameUnknown: Nothing was ever pushed to the repository.
+        """
+        return Page.cut(await self._names(), after=after, limit=limit, is_valid=_is_tag)
+
+    async def delete(self, tag: Tag) -> None:
+        """Delete a tag; its manifest stays.
+
+        Raises:
+            Busy: The pushes under way in this repository took too long.
+            ManifestUnknown: There is no such tag.
+        """
+        async with locks.deleting(self._driver, self._name):
+            await self.remove(tag)
+
+    async def remove(self, tag: Tag) -> None:
+        """Delete a tag for a caller who holds the repository's lock.
+
+        Raises:
+            ManifestUnknown: There is no such tag.
+        """
+        try:
+            await self._driver.delete(paths.tag(self._name, tag))
+        except PathNotFound as missing:
+            raise ManifestUnknown(tag=tag) from missing
+
+    async def pointing_to(self, digest: Digest) -> list[Tag]:
+        """Return the tags that point to a digest."""
+        found: list[Tag] = []
+        try:
+            names = await self._names()
+        except NameUnknown:
+            return found
+        for count, name in enumerate(filter(_is_tag, names)):
+            tag = Tag(name)
+            try:
+                if await read_link(self._driver, paths.tag_current(self._name, tag)) == digest:
+                    found.append(tag)
+            except Unreachable as error:
+                # One broken file must not keep a whole repository from being cleaned up.
+                logger.error("a tag is left out: %s", error)
+            if count % _READS_BETWEEN_BREAKS == 0:
+                await asyncio.sleep(0)
+        return found
+
+    async def put_steps(self, tag: Tag, digest: Digest) -> list[Step]:
+        """Return the steps that let a tag point to a digest; their order does not matter.
+
+        What it pointed to before goes into the tag's history. distribution writes what it
+        points to there, too, but nothing reads it, and ``current`` says it already.
+        """
+        current = paths.tag_current(self._name, tag)
+        before = await read_link(self._driver, current)
+        if before == digest:
+            return [Ensure(current)]
+        steps: list[Step] = [Write(current, str(digest).encode())]
+        if before is not None:
+            history = paths.tag_history(self._name, tag, before)
+            steps.append(Write(history, str(before).encode()))
+        return steps
+
+    async def _names(self) -> list[str]:
+        try:
+            names = await self._driver.names(paths.tags(self._name))
+        except PathNotFound as missing:
+            try:
+                await self._driver.names(paths.manifests(self._name))
+            except PathNotFound:
+                raise NameUnknown(name=self._name) from missing
+            return []
+        return names
+
+
+def _is_tag(name: str) -> bool:
+    """Tell tags from the stray files of other programs."""
+    try:
+        Tag.parse(name)
+    except TagInvalid:
+        return False
+    return True

@@ -1,0 +1,149 @@
+"""Tells how long a driver took and how it failed, so that no driver has to.
+
+The operations carry the names of distribution's driver methods, which dashboards and
+alerts already know.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+from typing_extensions import override
+
+from alauda_registry.storage.driver import (
+    DriverError,
+    FileInfo,
+    FileReader,
+    FileWriter,
+    PathNotFound,
+    Stage,
+    StorageDriver,
+)
+
+T = TypeVar("T")
+
+Observer = Callable[[str, float, str | None], None]
+"""Takes the operation, its duration in seconds, and the code of its error if it had one."""
+
+
+class Timed(Protocol):
+    """Waits for a call of the driver's and tells the observer about it."""
+
+    def __call__(self, operation: str, call: Awaitable[T], /) -> Coroutine[Any, Any, T]:
+        """Wait for the call, which is one of an operation of distribution's."""
+        ...
+
+
+class TimedDriver(StorageDriver):
+    """Passes every call on to another driver and tells an observer about it."""
+
+    def __init__(self, driver: StorageDriver, observe: Observer) -> None:
+        self._driver = driver
+        self._observe = observe
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._driver.name
+
+    @override
+    async def stat(self, path: str) -> FileInfo:
+        return await self._timed("StorageDriver.Stat", self._driver.stat(path))
+
+    @override
+    async def read(self, path: str) -> bytes:
+        return await self._timed("StorageDriver.GetContent", self._driver.read(path))
+
+    @override
+    async def open(self, path: str) -> FileReader:
+        return await self._timed("StorageDriver.Reader", self._driver.open(path))
+
+    @override
+    async def publish(self, *stages: Stage) -> None:
+        await self._timed("StorageDriver.PutContent", self._driver.publish(*stages))
+
+    @override
+    async def append(self, path: str, *, create: bool, wait: float) -> FileWriter:
+        call = self._driver.append(path, create=create, wait=wait)
+        return _TimedWriter(await self._timed("StorageDriver.Writer", call), self._timed)
+
+    @override
+    async def delete(self, path: str, *, durable: bool = True) -> None:
+        call = self._driver.delete(path, durable=durable)
+        await self._timed("StorageDriver.Delete", call)
+
+    @override
+    async def names(self, path: str) -> list[str]:
+        return await self._timed("StorageDriver.List", self._driver.names(path))
+
+    @override
+    def walk(self, path: str, *, start_after: str = "") -> AsyncGenerator[FileInfo, None]:
+        return self._driver.walk(path, start_after=start_after)
+
+    @override
+    @asynccontextmanager
+    async def lock(self, name: str, *, exclusive: bool, wait: float) -> AsyncGenerator[None, None]:
+        async with self._driver.lock(name, exclusive=exclusive, wait=wait):
+            yield
+
+    @override
+    async def fingerprint(self, path: str) -> str | None:
+        return await self._driver.fingerprint(path)
+
+    @override
+    async def check(self, *, write: bool) -> None:
+        await self._timed("StorageDriver.Check", self._driver.check(write=write))
+
+    @override
+    async def aclose(self) -> None:
+        await self._driver.aclose()
+
+    async def _timed(self, operation: str, call: Awaitable[T]) -> T:
+        start = time.perf_counter()
+        try:
+            result = await call
+        except PathNotFound:
+            # An ordinary answer: most of what is asked for is not there.
+            self._observe(operation, time.perf_counter() - start, None)
+            raise
+        except DriverError as error:
+            self._observe(operation, time.perf_counter() - start, error.code)
+            raise
+        self._observe(operation, time.perf_counter() - start, None)
+        return result
+
+
+class _TimedWriter(FileWriter):
+    """Times what a writer does: it is there that most of the trouble of a full disk shows."""
+
+    def __init__(self, writer: FileWriter, timed: Timed) -> None:
+        self._writer = writer
+        self._timed = timed
+
+    @property
+    @override
+    def offset(self) -> int:
+        return self._writer.offset
+
+    @override
+    def write(
+        self, chunks: Sequence[bytes], alongside: Callable[[Sequence[bytes]], None] | None = None
+    ) -> Coroutine[Any, Any, None]:
+        return self._timed("StorageDriver.Writer", self._writer.write(chunks, alongside))
+
+    @override
+    async def read(self, offset: int, length: int) -> bytes:
+        return await self._timed("StorageDriver.Reader", self._writer.read(offset, length))
+
+    @override
+    async def truncate(self, size: int) -> None:
+        await self._timed("StorageDriver.Writer", self._writer.truncate(size))
+
+    @override
+    async def sync(self) -> None:
+        await self._timed("StorageDriver.Writer", self._writer.sync())
+
+    @override
+    async def close(self) -> None:
+        await self._writer.close()

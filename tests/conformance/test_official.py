@@ -1,0 +1,73 @@
+"""The official program against our server, and how its report is read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from conformance import official
+from conformance.official import PROGRAM, VERSIONS, ProgramAbsent
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(
+    not os.environ.get(PROGRAM),
+    reason=f"{PROGRAM} names no program; it is in no package registry, see conformance/README.md",
+)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_our_server_passes_without_a_skip(version: str, url: str, tmp_path: Path) -> None:
+    outcome = official.run(official.find_program(os.environ), url, version, tmp_path)
+
+    assert outcome.passed, str(outcome)
+
+
+def test_report_is_counted_by_state() -> None:
+    report = b"""<testsuites><testsuite>
+      <testcase name="a" status="passed"/>
+      <testcase name="b" status="failure"><system-out>wrong
+        status</system-out></testcase>
+      <testcase name="c" status="skipped"><system-out>unsupported</system-out></testcase>
+      <testcase name="d" status="skipped">
+        <system-err>api X is disabled in the configuration</system-err></testcase>
+      <testcase name="e" status="error"/>
+    </testsuite></testsuites>"""
+
+    outcome = official.read_report(report, "dev")
+
+    assert outcome.counts == {"pass": 1, "fail": 1, "skip": 1, "disabled": 1, "error": 1}
+    assert str(outcome) == (
+        "version dev: 1 pass, 1 fail, 1 skip, 1 disabled, 1 error\n"
+        "  fail     b: wrong status\n"
+        "  skip     c: unsupported\n"
+        "  disabled d: no reason given\n"
+        "  error    e: no reason given"
+    )
+
+
+@pytest.mark.parametrize("status", ["failure", "skipped", "error", "unheard of"])
+def test_anything_but_a_pass_is_no_pass(status: str) -> None:
+    report = f'<t><testcase status="passed"/><testcase status="{status}"/></t>'.encode()
+
+    assert not official.read_report(report, "1.1").passed
+
+
+def test_report_without_tests_is_no_pass() -> None:
+    assert not official.read_report(b"<testsuites/>", "1.1").passed
+
+
+@pytest.mark.parametrize("environment", [{}, {PROGRAM: ""}, {PROGRAM: "/nowhere"}, {PROGRAM: "/"}])
+def test_missing_program_is_said_to_be_missing(environment: dict[str, str]) -> None:
+    with pytest.raises(ProgramAbsent, match="isn't at hand"):
+        official.find_program(environment)
+
+
+def test_command_without_the_program_does_not_exit_as_passed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(PROGRAM, raising=False)
+
+    status = official.main(["--url", "http://127.0.0.1:1"])
+
+    assert status == official.ABSENT
+    assert "Nothing was checked" in capsys.readouterr().err

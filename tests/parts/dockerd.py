@@ -1,0 +1,58 @@
+"""Starts dockerd: enough of it to load, push and pull images, and no network of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.parts.containerd import Containerd
+from tests.parts.processes import run, started
+from tests.parts.tools import find
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerd:
+    """A running dockerd."""
+
+    socket: Path
+    pid: int
+
+
+@contextmanager
+def running(directory: Path, sockets: Path, containerd: Containerd) -> Iterator[Dockerd]:
+    """Run it for the length of a ``with`` block.
+
+    Args:
+        directory: For its content and its log.
+        sockets: For its socket. A short path: the kernel takes 107 characters.
+        containerd: Ours, or it would take the one of the machine.
+
+    Raises:
+        MissingPart: It, or the docker client, is not installed.
+        PartFailed: It did not come up.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    socket = sockets / "docker.sock"
+    docker = find("docker")
+    # The machine's own configuration must not have a say.
+    configuration = directory / "daemon.json"
+    configuration.write_text("{}")
+    with started(
+        [
+            find("dockerd"),
+            *("--iptables=false", "--ip6tables=false", "--bridge=none"),
+            *("--config-file", configuration, "--pidfile", directory / "docker.pid"),
+            *("--data-root", directory / "root", "--exec-root", sockets / "docker"),
+            *("--host", f"unix://{socket}", "--containerd", containerd.socket),
+        ],
+        log=directory / "dockerd.log",
+        ready=lambda: _answers(docker, socket),
+    ) as process:
+        yield Dockerd(socket, process.pid)
+
+
+def _answers(docker: Path, socket: Path) -> bool:
+    if not socket.exists():
+        return False
+    asked = run([docker, "--host", f"unix://{socket}", "version"], check=False)
+    return asked.returncode == 0

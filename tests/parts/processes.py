@@ -1,0 +1,150 @@
+"""Starts a program, waits until it answers, and stops it by its own process id.
+
+Every program has its own folder and its own port, so that two test runs on one
+machine never meet. What it printed is in its log file, and in the message when it
+does not come up.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+POLL_SECONDS = 0.02
+
+# Tests that are killed can't clean up: the kernel then stops what they started.
+_ENDS_WITH_ITS_PARENT = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
+
+
+class PartFailed(Exception):
+    """A real program did not come up, or a command of one failed."""
+
+
+def free_port() -> int:
+    """Return a TCP port on the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Whether something accepts connections on a loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
+    """Poll until a condition holds.
+
+    Raises:
+        PartFailed: It did not hold in time; the message names what was waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise PartFailed(f"waited {seconds:.0f} s for {what}")
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def started(
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    ready: Callable[[], bool],
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program for the length of a ``with`` block.
+
+    Args:
+        command: The program and its arguments.
+        log: Takes everything it prints.
+        ready: Says whether it answers.
+        environment: Its environment; by default that of the tests.
+
+    Raises:
+        PartFailed: It ended or stayed silent instead of answering.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*_ENDS_WITH_ITS_PARENT, *(str(part) for part in command)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            # A Ctrl-C at the terminal is for the tests, which then stop it in order.
+            start_new_session=True,
+        )
+    try:
+        _wait_for_answer(process, Path(command[0]).name, ready, log)
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """End a program politely, then by force, and return its exit status."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait(STOP_SECONDS)
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = 120,
+    directory: Path | None = None,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and return what it printed.
+
+    Raises:
+        PartFailed: It failed; the message is what it said.
+    """
+    done = subprocess.run(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env=environment,
+        cwd=directory,
+        check=False,
+    )
+    if check and done.returncode != 0:
+        line = " ".join(str(part) for part in command)
+        raise PartFailed(f"exit status {done.returncode}: {line}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def inherited(**changes: str) -> dict[str, str]:
+    """Return the environment of the tests with some variables set."""
+    return os.environ | changes
+
+
+def _wait_for_answer(
+    process: subprocess.Popen[bytes], name: str, ready: Callable[[], bool], log: Path
+) -> None:
+    try:
+        wait_until(lambda: process.poll() is not None or ready(), f"an answer of {name}")
+    except PartFailed as failed:
+        raise PartFailed(f"{failed}; it said:\n{_end_of(log)}") from None
+    if process.poll() is not None:
+        raise PartFailed(f"{name} ended with status {process.returncode}:\n{_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(errors="replace")[-4000:]

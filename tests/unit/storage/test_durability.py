@@ -1,0 +1,265 @@
+"""What a power cut would leave: all that was acknowledged, and nothing that dangles.
+
+The calls that sync, rename and make directories are watched on their way to the kernel.
+A name survives from when its directory was synced, and bytes from when their file was.
+"""
+
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alauda_registry.oci.digest import Digest
+from alauda_registry.oci.media_types import OCI_MANIFEST
+from alauda_registry.oci.reference import RepositoryName, Tag
+from alauda_registry.storage import paths
+from alauda_registry.storage.drivers.filesystem import FilesystemDriver
+from alauda_registry.storage.repositories import Registry, Repository
+from tests.unit.storage.pushing import EMPTY, NAME, descriptor, image, piece, push_blob, put
+
+pytestmark = pytest.mark.anyio
+
+BLOB = b"layer" * 50_000
+DIGEST = Digest.of(BLOB)
+
+
+RELIANCE = [("_layers", "blobs"), ("revisions", "blobs"), ("tags", "revisions")]
+"""What may only become visible when what it relies on is durable, and what that is."""
+
+
+class Disk:
+    """Knows which names and bytes below a directory would survive a power cut.
+
+    Attributes:
+        lies: While it is true, syncing has no effect, as for a writer that was stopped
+            right before it synced.
+        published: The files that were renamed into the registry's tree, in their order.
+        complaints: What was published too early.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._unsynced: dict[Path, set[str]] = {}
+        self._synced: dict[int, tuple[int, int]] = {}
+        self.lies = False
+        self.published: list[Path] = []
+        self.complaints: list[str] = []
+
+    def synced(self, descriptor: int) -> None:
+        if self.lies:
+            return
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            self._unsynced.pop(_path_of(descriptor), None)
+        else:
+            self._synced[status.st_ino] = (status.st_size, status.st_mtime_ns)
+
+    def changed(self, directory: Path, name: str) -> None:
+        self._unsynced.setdefault(directory, set()).add(name)
+
+    def renamed(self, source: Path, target: Path) -> None:
+        """Take note before it happens."""
+        self.changed(source.parent, source.name)
+        if not self._is_acknowledged(target) or self.lies:
+            return
+        if not self._has_synced_bytes(source):
+            self.complaints.append(f"bytes not synced before their name: {target}")
+        for earlier in self.published:
+            is_relied_on = any(
+                later in target.parts and before in earlier.parts for later, before in RELIANCE
+            )
+            if is_relied_on and earlier.exists() and not self.survives(earlier):
+                self.complaints.append(f"published before {earlier} was durable: {target}")
+        self.published.append(target)
+
+    def survives(self, path: Path) -> bool:
+        names = [path, *path.parents]
+        names = names[: names.index(self._root)]
+        known = all(name.name not in self._unsynced.get(name.parent, set()) for name in names)
+        return path.exists() and known and self._has_synced_bytes(path)
+
+    def unsynced(self) -> dict[Path, set[str]]:
+        """Return the changes of the registry's tree that would be lost."""
+        changes = self._unsynced.items()
+        return {path: names for path, names in changes if self._is_acknowledged(path)}
+
+    def _is_acknowledged(self, path: Path) -> bool:
+        # What is in the folder of an upload was never promised to anybody.
+        return path.is_relative_to(self._root / "docker") and "_uploads" not in path.parts
+
+    def _has_synced_bytes(self, path: Path) -> bool:
+        status = path.stat()
+        return self._synced.get(status.st_ino) == (status.st_size, status.st_mtime_ns)
+
+
+def _path_of(descriptor: int) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    disk = Disk(tmp_path)
+    fsync, fdatasync, rename, mkdir = os.fsync, os.fdatasync, os.rename, os.mkdir
+
+    def watched_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        disk.synced(descriptor)
+
+    def watched_fdatasync(descriptor: int) -> None:
+        fdatasync(descriptor)
+        disk.synced(descriptor)
+
+    def watched_rename(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        source_path, target_path = _path_of(src_dir_fd) / source, _path_of(dst_dir_fd) / target
+        disk.renamed(source_path, target_path)
+        rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        disk.changed(target_path.parent, target)
+
+    def watched_mkdir(name: str, *args: Any, dir_fd: int | None = None) -> None:
+        mkdir(name, *args, dir_fd=dir_fd)
+        path = Path(name) if dir_fd is None else _path_of(dir_fd) / name
+        disk.changed(path.parent, path.name)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "fdatasync", watched_fdatasync)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    monkeypatch.setattr(os, "mkdir", watched_mkdir)
+    yield disk
+    assert disk.complaints == []
+
+
+@pytest.fixture
+async def processes(disk: Disk, tmp_path: Path) -> AsyncIterator[list[Repository]]:
+    """The same repository in two processes."""
+    drivers = [FilesystemDriver(tmp_path) for _ in range(2)]
+    yield [Registry(driver).repository(NAME) for driver in drivers]
+    for driver in drivers:
+        await driver.aclose()
+
+
+def assert_survive(disk: Disk, root: Path, *stored: str) -> None:
+    lost = [path for path in stored if not disk.survives(root / path[1:])]
+    assert lost == []
+
+
+async def test_a_pushed_blob_survives_bytes_before_link(
+    processes: list[Repository], disk: Disk, tmp_path: Path
+) -> None:
+    await push_blob(processes[0], BLOB)
+
+    data, link = paths.blob_data(DIGEST), paths.blob_link(NAME, DIGEST)
+    assert disk.published == [tmp_path / data[1:], tmp_path / link[1:]]
+    assert_survive(disk, tmp_path, data, link)
+
+
+async def test_a_blob_that_arrived_in_pieces_survives(
+    processes: list[Repository], disk: Disk, tmp_path: Path
+) -> None:
+    session = await processes[0].uploads.start()
+    await session.append(piece(BLOB[:1000]))
+    await (await processes[1].uploads.resume(session.id)).append(piece(BLOB[1000:]))
+
+    await (await processes[0].uploads.resume(session.id)).commit(DIGEST)
+
+    assert_survive(disk, tmp_path, paths.blob_data(DIGEST), paths.blob_link(NAME, DIGEST))
+
+
+async def test_a_pushed_manifest_survives_with_its_tags_and_its_entry_in_the_index(
+    processes: list[Repository], disk: Disk, tmp_path: Path
+) -> None:
+    await push_blob(processes[0], EMPTY)
+    disk.published.clear()
+    content = image(subject=descriptor(b"subject", OCI_MANIFEST))
+
+    digest = await put(processes[0], content, "a", "b")
+
+    folder = tmp_path / paths.referrers(NAME, Digest.of(b"subject"))[1:]
+    stored = [
+        paths.blob_data(digest),
+        *(f"/{entry.relative_to(tmp_path)}" for entry in folder.iterdir()),
+        paths.revision_link(NAME, digest),
+        paths.tag_current(NAME, Tag("a")),
+        paths.tag_current(NAME, Tag("b")),
+    ]
+    assert [f"/{path.relative_to(tmp_path)}" for path in disk.published] == stored
+    assert_survive(disk, tmp_path, *stored)
+
+
+async def test_a_moved_tag_survives(
+    processes: list[Repository], disk: Disk, tmp_path: Path
+) -> None:
+    await push_blob(processes[0], EMPTY)
+    await put(processes[0], image(), "latest")
+
+    await put(processes[1], image(annotations={"which": "second"}), "latest")
+
+    assert_survive(disk, tmp_path, paths.tag_current(NAME, Tag("latest")))
+
+
+async def test_what_another_writer_did_not_sync_is_synced_before_it_is_relied_on(
+    processes: list[Repository], disk: Disk, tmp_path: Path
+) -> None:
+    content = image(BLOB)
+    digest = Digest.of(content)
+    stored = [paths.blob_data(DIGEST), paths.blob_link(NAME, DIGEST)]
+    disk.lies = True
+    await push_blob(processes[0], EMPTY)
+    await push_blob(processes[0], BLOB)
+    await put(processes[0], content, "latest")
+    disk.lies = False
+    sync_bytes(disk, tmp_path)
+    assert [disk.survives(tmp_path / path[1:]) for path in stored] == [False, False]
+
+    await push_blob(processes[1], BLOB)
+    assert_survive(disk, tmp_path, *stored)
+    await put(processes[1], content, "latest")
+
+    stored += [
+        paths.blob_data(Digest.of(EMPTY)),
+        paths.blob_link(NAME, Digest.of(EMPTY)),
+        paths.blob_data(digest),
+        paths.revision_link(NAME, digest),
+        paths.tag_current(NAME, Tag("latest")),
+    ]
+    assert_survive(disk, tmp_path, *stored)
+
+
+async def test_a_mounted_blob_survives(
+    processes: list[Repository], disk: Disk, tmp_path: Path
+) -> None:
+    disk.lies = True
+    await push_blob(processes[0], BLOB)
+    disk.lies = False
+    sync_bytes(disk, tmp_path)
+    driver = FilesystemDriver(tmp_path)
+    target = RepositoryName("target")
+
+    assert await Registry(driver).repository(target).blobs.mount(DIGEST, NAME)
+
+    assert_survive(disk, tmp_path, paths.blob_data(DIGEST), paths.blob_link(target, DIGEST))
+    await driver.aclose()
+
+
+async def test_a_deletion_survives(processes: list[Repository], disk: Disk) -> None:
+    repository = processes[0]
+    await push_blob(repository, EMPTY)
+    digest = await put(repository, image(), "a", "b")
+
+    await repository.tags.delete(Tag("a"))
+    assert disk.unsynced() == {}
+    await repository.manifests.delete(digest)
+    assert disk.unsynced() == {}
+    await repository.blobs.delete(Digest.of(EMPTY))
+    assert disk.unsynced() == {}
+
+
+def sync_bytes(disk: Disk, root: Path) -> None:
+    """Sync what is in the files: only their names are in danger then."""
+    for path in (root / "docker").rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            disk.synced(descriptor)
+            os.close(descriptor)
