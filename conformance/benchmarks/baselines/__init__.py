@@ -1,0 +1,1 @@
+"""Servers that do next to nothing, to know what the rest of the setup costs."""

@@ -1,0 +1,1 @@
+"""One module a scenario: what is measured, how, and which ratio is promised."""

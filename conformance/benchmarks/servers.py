@@ -1,0 +1,168 @@
+"""Who takes part, and how each is started: as its users would, with access logs off.
+
+Both registries keep their data on the same disk, speak plain HTTP and may delete. The
+peer gets the cache of blob descriptors that its own example configuration has, so that
+it is seen at its best.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from typing_extensions import override
+
+from conformance.benchmarks import processes
+
+PEER_VERSION = "v3.1.2"
+PEER_PROGRAM = (
+    Path.home() / f".cache/alauda-image-registry/tools/distribution-{PEER_VERSION}/distribution"
+)
+WORKERS = 2
+
+_PEER_CONFIGURATION = """\
+version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage:
+  filesystem: {{rootdirectory: "{root}"}}
+  delete: {{enabled: true}}
+  cache: {{blobdescriptor: inmemory}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+class Server(Protocol):
+    """A program that listens on a port and keeps what it keeps below a folder."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the results."""
+
+    def command(self, root: Path, port: int) -> Sequence[str]:
+        """The command that starts it; may write files next to the folder."""
+
+    def environment(self) -> Mapping[str, str]:
+        """The variables it is started with, beyond the usual ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ours(Server):
+    """The registry of this project."""
+
+    name: str = "ours"
+
+    @override
+    def command(self, root: Path, port: int) -> Sequence[str]:
+        serve = ["serve", "--root", str(root), "--listen", f"127.0.0.1:{port}"]
+        return [sys.executable, "-m", "alauda_registry", *serve, "--workers", str(WORKERS)]
+
+    @override
+    def environment(self) -> Mapping[str, str]:
+        return {"REGISTRY_LOG_ACCESSLOG_DISABLED": "true"}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer(Server):
+    """distribution, the reference implementation of a registry."""
+
+    program: Path = PEER_PROGRAM
+    name: str = "distribution"
+
+    @override
+    def command(self, root: Path, port: int) -> Sequence[str]:
+        configuration = root.with_name(f"{root.name}-{port}.yml")
+        configuration.write_text(_PEER_CONFIGURATION.format(root=root, port=port))
+        return [str(self.program), "serve", str(configuration)]
+
+    @override
+    def environment(self) -> Mapping[str, str]:
+        # Otherwise it tries to send every request's trace to a collector.
+        return {"OTEL_TRACES_EXPORTER": "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Empty(Server):
+    """uvicorn with an empty application, and as many workers as ours."""
+
+    name: str = "empty"
+
+    @override
+    def command(self, root: Path, port: int) -> Sequence[str]:
+        return [
+            *(sys.executable, "-m", "uvicorn", "conformance.benchmarks.baselines.empty:app"),
+            *("--host", "127.0.0.1", "--port", str(port), "--workers", str(WORKERS)),
+            *("--loop", "uvloop", "--http", "httptools", "--lifespan", "off"),
+            *("--no-access-log", "--log-level", "error"),
+        ]
+
+    @override
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Instant(Server):
+    """Answers small requests at once."""
+
+    name: str = "instant"
+
+    @override
+    def command(self, root: Path, port: int) -> Sequence[str]:
+        module = "conformance.benchmarks.baselines.instant"
+        return [sys.executable, "-m", module, str(port)]
+
+    @override
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Sink(Server):
+    """Takes uploads and sends blobs at once."""
+
+    content: Path
+    index: Path
+    name: str = "sink"
+
+    @override
+    def command(self, root: Path, port: int) -> Sequence[str]:
+        module = "conformance.benchmarks.baselines.sink"
+        return [sys.executable, "-m", module, str(port), str(self.content), str(self.index)]
+
+    @override
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A server that runs."""
+
+    port: int
+    pid: int
+
+
+@contextlib.contextmanager
+def started(server: Server, root: Path, *, under: Sequence[str] = ()) -> Iterator[Started]:
+    """Run a server over a folder while the block runs.
+
+    Args:
+        server: Which.
+        root: The folder of its data.
+        under: A command that runs the server's command, such as a tracer.
+
+    Raises:
+        StartFailed: It did not come up.
+    """
+    port = processes.free_port()
+    usual = {name: text for name, text in os.environ.items() if not name.startswith("REGISTRY_")}
+    # The baselines are modules of this package, wherever the run was started from.
+    folders = [str(Path(__file__).parents[2]), usual.get("PYTHONPATH", "")]
+    usual["PYTHONPATH"] = os.pathsep.join(folder for folder in folders if folder)
+    command = [*under, *server.command(root, port)]
+    environment = {**usual, **server.environment()}
+    with processes.running(command, environment, port, root.with_suffix(".log")) as pid:
+        yield Started(port, pid)
