@@ -21,6 +21,16 @@ settings.load_profile(
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", action="store_true", help="the long profile of tests/torture")
+
+
+@pytest.fixture(scope="session")
+def is_long(pytestconfig: pytest.Config) -> bool:
+    """Whether the proofs in tests/torture take their time, as for ``make torture``."""
+    return bool(pytestconfig.getoption("--torture"))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

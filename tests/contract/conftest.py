@@ -10,7 +10,9 @@ import pytest
 from alauda_registry.storage.driver import StorageDriver
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.drivers.inmemory import InMemoryDriver
+from alauda_registry.storage.drivers.pvc import PVCDriver
 from alauda_registry.storage.timed import TimedDriver
+from tests.unit.storage.claiming import claimed
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ def open_storage(kind: str, root: Path) -> Storage:
             # As on a kernel without openat2.
             stepwise = FilesystemDriver(root, openat2=False)
             return Storage(stepwise, FilesystemDriver(root), root)
+        case "pvc":
+            claim = claimed(root)
+            return Storage(PVCDriver(root, claim), PVCDriver(root, claim), root)
         case "timed":
             timed = TimedDriver(FilesystemDriver(root), lambda operation, seconds, code: None)
             return Storage(timed, FilesystemDriver(root), root)
@@ -46,7 +51,7 @@ def open_storage(kind: str, root: Path) -> Storage:
             raise AssertionError(kind)
 
 
-@pytest.fixture(params=["filesystem", "inmemory", "stepwise", "timed"])
+@pytest.fixture(params=["filesystem", "inmemory", "pvc", "stepwise", "timed"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
     root = tmp_path / "root"
     storage = open_storage(request.param, root)

@@ -316,3 +316,18 @@ async def test_a_folder_on_another_file_system_is_refused_at_the_start(
 
     with pytest.raises(OSError, match="mount the root"):
         FilesystemDriver(tmp_path / "root")
+
+
+async def test_a_name_that_a_power_cut_kept_is_not_written_through(tmp_path: Path) -> None:
+    """On some file systems a rename may end as two names of one file."""
+    driver = FilesystemDriver(tmp_path)
+    await driver.publish(Write("/blobs/data", b"content"))
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads/data").hardlink_to(tmp_path / "blobs/data")
+
+    with pytest.raises(PathNotFound):
+        await driver.append("/uploads/data", create=False, wait=0)
+
+    assert await driver.read("/blobs/data") == b"content"
+    assert not (tmp_path / "uploads/data").exists()
+    await driver.aclose()

@@ -257,7 +257,7 @@ def test_a_full_disk_over_http(disk: Disk, tmp_path: Path) -> None:
         disk.fill()
         content, media_type = pusher.volume.manifests["app", kept]
 
-        started = client.post("/v2/app/blobs/uploads/")
+        blob = client.post(f"/v2/app/blobs/uploads/?digest={Digest.of(BLOB)}", content=BLOB)
         manifest = client.put(
             "/v2/app/manifests/new", content=content, headers={"Content-Type": media_type}
         )
@@ -272,7 +272,7 @@ def test_a_full_disk_over_http(disk: Disk, tmp_path: Path) -> None:
         assert_served(client, pusher.volume)
         log = server.log.read_text()
 
-    assert code_of(started) == (507, "UNAVAILABLE")
+    assert code_of(blob) == (507, "UNAVAILABLE")
     assert code_of(manifest) == (507, "UNAVAILABLE")
     assert "full" in manifest.json()["errors"][0]["message"]
     assert ready.status_code == 200

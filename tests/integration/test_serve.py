@@ -122,7 +122,9 @@ def test_it_serves_and_says_where(tmp_path: Path) -> None:
         assert status == 200
         assert headers["x-request-id"] == "mine"
         assert server.get("/healthz")[0] == 200
-        assert json.loads(server.get("/readyz")[2]) == {"status": "ready", "reason": ""}
+        ready = json.loads(server.get("/readyz")[2])
+        assert (ready["status"], ready["reason"]) == ("ready", "")
+        assert ready["storage"].keys() == {"size", "free", "reserved"}
         assert [line["request_id"] for line in server.lines("access")] == ["mine"]
 
 

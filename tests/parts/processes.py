@@ -5,6 +5,7 @@ machine never meet. What it printed is in its log file, and in the message when 
 does not come up.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -52,6 +53,21 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_
         if time.monotonic() > deadline:
             raise PartFailed(f"waited {seconds:.0f} s for {what}")
         time.sleep(POLL_SECONDS)
+
+
+def children_of(pid: int, containing: bytes = b"") -> list[int]:
+    """Return the processes that one has started and that still run.
+
+    Args:
+        pid: The process that has started them.
+        containing: What their command lines have to contain.
+    """
+    found = []
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        with contextlib.suppress(OSError):
+            if containing in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from pathlib import Path
 from tests.parts.certificates import CertificatePair
 from tests.parts.processes import free_port, inherited, started
 
+PROGRAM = (sys.executable, "-m", "alauda_registry")
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -28,6 +30,14 @@ class Server:
         """Where its API is."""
         return f"{'https' if self.tls else 'http'}://{self.address}"
 
+    def workers(self) -> list[int]:
+        """Return the processes that serve, where those are not the server itself."""
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        except OSError:
+            return []
+        return [int(child) for child in children if b"spawn_main" in _command_of(child)]
+
 
 @contextmanager
 def running(
@@ -38,6 +48,9 @@ def running(
     tls: CertificatePair | None = None,
     arguments: Sequence[str | Path] = (),
     settings: Mapping[str, str] | None = None,
+    storage: Mapping[str, str] | None = None,
+    address: str | None = None,
+    program: Sequence[str | Path] = PROGRAM,
 ) -> Iterator[Server]:
     """Run it for the length of a ``with`` block.
 
@@ -48,6 +61,9 @@ def running(
         tls: Certificate and key; without it the server speaks plain HTTP.
         arguments: More flags of ``image-registry serve``.
         settings: ``REGISTRY_*`` variables.
+        storage: Those that say where the images are, when that is not a folder.
+        address: Where it listens; by default on a port of its own.
+        program: What is run instead of the console command.
 
     Raises:
         PartFailed: It did not come up.
@@ -55,8 +71,8 @@ def running(
     directory.mkdir(parents=True, exist_ok=True)
     root = root or directory / "root"
     log = directory / "registry.log"
-    address = f"127.0.0.1:{free_port()}"
-    variables = dict(settings or {})
+    address = address or f"127.0.0.1:{free_port()}"
+    variables = {**(settings or {}), **(storage or {})}
     if tls is not None:
         variables |= {
             "REGISTRY_HTTP_TLS_CERTIFICATE": str(tls.certificate),
@@ -65,8 +81,8 @@ def running(
     url = f"{'https' if tls else 'http'}://{address}/readyz"
     with started(
         [
-            *(sys.executable, "-m", "alauda_registry", "serve"),
-            *("--root", root, "--listen", address, "--workers", str(workers)),
+            *(*program, "serve", "--listen", address, "--workers", str(workers)),
+            *(("--root", root) if storage is None else ()),
             *arguments,
         ],
         log=log,
@@ -83,3 +99,10 @@ def _is_ready(url: str, tls: CertificatePair | None) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+def _command_of(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -78,8 +78,8 @@ async def render_error(request: Request, error: Exception) -> Response:
 def as_registry_error(error: Exception) -> RegistryError | None:
     """Return what storage trouble means to a client; None if there are no words for it."""
     match error:
-        case OutOfSpace():
-            return errors.StorageFull()
+        case OutOfSpace(advice=advice):
+            return errors.StorageFull(advice)
         case ReadOnlyFileSystem():
             return errors.ReadOnly()
         case Busy() | Unreachable():

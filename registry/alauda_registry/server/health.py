@@ -10,9 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from alauda_registry.storage.driver import Capacity
 from alauda_registry.storage.repositories import Health
 
 logger = logging.getLogger(__name__)
@@ -31,10 +32,18 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """A state and its reason."""
+    """A state and its reason.
+
+    Attributes:
+        state: What we are.
+        reason: Why we are not, or not quite, ready.
+        capacity: How much room the storage had at the time, where that is known. It changes all
+            the time, and so is no part of what two of these differ by.
+    """
 
     state: State
     reason: str = ""
+    capacity: Capacity | None = field(default=None, compare=False)
 
     @property
     def is_ready(self) -> bool:
@@ -141,5 +150,5 @@ def _judge(answer: "asyncio.Future[Health]") -> Readiness:
     if not health.ready:
         return Readiness(State.NOT_READY, health.message)
     if health.degraded:
-        return Readiness(State.DEGRADED, health.message)
-    return Readiness(State.READY)
+        return Readiness(State.DEGRADED, health.message, health.capacity)
+    return Readiness(State.READY, capacity=health.capacity)

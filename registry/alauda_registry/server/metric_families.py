@@ -17,6 +17,7 @@ from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
 from alauda_registry.server.sums import BYTES, SECONDS, Sums, Tally
+from alauda_registry.storage.driver import Capacity
 
 _OPERATIONS = {
     ("manifest", "GET"): "ManifestService.Get",
@@ -42,11 +43,13 @@ class Families(Collector):
     Args:
         sums: What was counted.
         driver: The name of the storage driver.
+        capacity: Of the storage; None while that is not known.
     """
 
-    def __init__(self, sums: Sums, driver: str) -> None:
+    def __init__(self, sums: Sums, driver: str, capacity: Capacity | None = None) -> None:
         self._sums = sums
         self._driver = driver
+        self._capacity = capacity
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -54,6 +57,8 @@ class Families(Collector):
         yield from self._counts()
         yield from self._distributions()
         yield from self._storage()
+        if self._capacity is not None:
+            yield from _room(self._capacity)
 
     def _now(self) -> Iterator[Metric]:
         in_flight = self._sums.in_flight
@@ -162,6 +167,15 @@ class _Histogram:
             buckets = list(zip(names, accumulate(tally.counts), strict=True))
             family.add_metric(labels, buckets, tally.total)
         return family
+
+
+def _room(capacity: Capacity) -> Iterator[Metric]:
+    for name, text, count in (
+        ("size", "All of the storage.", capacity.size),
+        ("free", "What is free in the storage, with what only deletes may use.", capacity.free),
+        ("reserved", "What only deletes may use of the storage.", capacity.reserved),
+    ):
+        yield GaugeMetricFamily(f"imageregistry_storage_{name}_bytes", text, count)
 
 
 def _counter(

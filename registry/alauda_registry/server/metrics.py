@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from alauda_registry.server.metric_families import Families
 from alauda_registry.server.shared_records import SharedRecords
 from alauda_registry.server.sums import Requests, Storage, Sums
+from alauda_registry.storage.driver import Capacity
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +110,12 @@ class Metrics:
         else:
             self._is_shown = True
 
-    def render(self) -> bytes:
-        """The sum over all processes, as Prometheus reads it; `flush` first."""
+    def render(self, capacity: Capacity | None = None) -> bytes:
+        """The sum over all processes, as Prometheus reads it; `flush` first.
+
+        Args:
+            capacity: Of the storage, which all processes share: it is not added up.
+        """
         sums = Sums()
         sums.merge(json.loads(self._latest), is_alive=True)
         registry = CollectorRegistry()
@@ -121,7 +126,7 @@ class Metrics:
                 if index != self._index and (content := self._shared.read(index)):
                     record = json.loads(content)
                     sums.merge(record, is_alive=_is_alive(record["pid"]))
-        registry.register(Families(sums, self._driver))
+        registry.register(Families(sums, self._driver, capacity))
         return generate_latest(registry)
 
 

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Generator, MutableSequence
 from contextlib import contextmanager
+from ctypes import Array, c_char
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -35,12 +36,15 @@ class Place:
         parent: Closed when the parent is gone; a message means to hurry.
         loads: How many connections each worker has, in memory that they share.
         counts: What each worker has counted, in memory that they share, too.
+        volume: The identity of the volume that all of them use, once one has opened it: who is
+            started while it is away must not take what is in its place for it.
     """
 
     index: int
     parent: Connection
     loads: MutableSequence[int]
     counts: SharedRecords | None = None
+    volume: "Array[c_char] | None" = None
 
 
 class Server(uvicorn.Server):

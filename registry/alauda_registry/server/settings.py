@@ -8,10 +8,12 @@ on are listed in :mod:`alauda_registry.server.unsupported`. Nothing below the co
 handed these objects: it gets plain arguments.
 """
 
+import os.path
 import re
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -21,19 +23,27 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     SecretStr,
     model_validator,
 )
 
 from alauda_registry.server.addresses import split_address
 from alauda_registry.server.durations import format_duration, parse_duration
+from alauda_registry.server.sizes import Amount, parse_amount, parse_size
 
 Duration = Annotated[
     timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)
 ]
 SomeTime = Annotated[Duration, Field(gt=timedelta(0))]
 Count = Annotated[int, Field(ge=0)]
+Size = Annotated[Amount, PlainValidator(parse_size), PlainSerializer(str, return_type=str)]
+Reserve = Annotated[Amount, PlainValidator(parse_amount), PlainSerializer(str, return_type=str)]
 Prefix = Annotated[str, AfterValidator(lambda text: f"/{text.strip('/')}/".replace("//", "/"))]
+
+
+DRIVERS = ("filesystem", "pvc", "inmemory")
+"""The keys of `storage` that choose where bytes are kept."""
 
 
 class CannotStart(Exception):
@@ -106,6 +116,21 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("must be an absolute path such as /var/lib/registry")
+    return os.path.normpath(path)
+
+
+def _object_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", name):
+        raise ValueError("must be the name of a PersistentVolumeClaim, such as image-registry")
+    return name
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
 def _split(value: object) -> object:
     return re.split(r"[\s,:]+", value.strip()) if isinstance(value, str) else value
 
@@ -134,6 +159,56 @@ class Filesystem(Section):
 
     root_directory: Annotated[str, Field(min_length=1)] = "/var/lib/registry"
     """The folder that holds everything, in distribution's layout."""
+
+
+class Expectation(Section):
+    """`storage.pvc.expect`: what the mount has to be, or we do not start."""
+
+    file_systems: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """Types such as nfs4, ext4 or ceph, one of which it has to be."""
+    source: str | None = None
+    """What it is mounted from, as /proc/self/mountinfo has it; * and ? stand for anything."""
+    minimum_size: Size | None = None
+    """Such as 10Gi."""
+    volatile: bool = False
+    """Accept what is gone with the pod: an emptyDir, a tmpfs. For trials."""
+
+
+class PVC(Section):
+    """`storage.pvc`: a folder of a PersistentVolumeClaim. Without the claim we do not start."""
+
+    root_directory: AbsolutePath = "/var/lib/registry"
+    """The folder that holds everything, in distribution's layout: where the claim is mounted, or
+    below. Unset: `mountpath`, if that is given."""
+    mount_path: AbsolutePath | None = None
+    """Where the claim is mounted. Unset: `rootdirectory`."""
+    claim: Annotated[str, AfterValidator(_object_name)] | None = None
+    """The claim's name, for messages: clients are told which claim is full."""
+    reserve: Reserve | None = None
+    """What only deletes may use, such as 1Gi or 5%. Unset: 1 % but at least 64 MiB, and at most
+    10 %. Some file systems can't delete any more when they are full to the last byte."""
+    expect: Expectation = Expectation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _root_where_the_claim_is(cls, value: Any) -> Any:
+        where = value.get("mountpath") if isinstance(value, dict) else None
+        # One that is wrong is complained of once.
+        return {"rootdirectory": where, **value} if str(where).startswith("/") else value
+
+    @model_validator(mode="after")
+    def _root_in_the_claim(self) -> Self:
+        if not PurePosixPath(self.root_directory).is_relative_to(self.mounted_at):
+            raise ValueError(
+                f"rootdirectory must be {self.mounted_at}, where mountpath says the claim is "
+                "mounted, or a folder below it"
+            )
+        return self
+
+    @property
+    def mounted_at(self) -> str:
+        """Where the claim is mounted."""
+        return self.mount_path or self.root_directory
 
 
 class InMemory(Section):
@@ -181,6 +256,7 @@ class Storage(Section):
     """`storage`: exactly one driver, and what is done with it."""
 
     filesystem: Filesystem | None = None
+    pvc: PVC | None = None
     in_memory: InMemory | None = None
     delete: Delete = Delete()
     maintenance: Maintenance = Maintenance()
@@ -188,20 +264,31 @@ class Storage(Section):
     @model_validator(mode="before")
     @classmethod
     def _directory_unless_told_otherwise(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.keys().isdisjoint({"filesystem", "inmemory"}):
+        if isinstance(value, dict) and value.keys().isdisjoint(DRIVERS):
             return {**value, "filesystem": {}}
         return value
 
     @model_validator(mode="after")
     def _one_driver(self) -> Self:
-        if self.filesystem and self.in_memory:
-            raise ValueError("filesystem and inmemory are both configured; keep one of them")
+        if len(chosen := self._chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} are both configured; keep one of them")
         return self
 
     @property
+    def _chosen(self) -> list[str]:
+        drivers = (self.filesystem, self.pvc, self.in_memory)
+        return [name for name, driver in zip(DRIVERS, drivers, strict=True) if driver is not None]
+
+    @property
+    def driver(self) -> str:
+        """The name of the driver."""
+        return self._chosen[0]
+
+    @property
     def root(self) -> str | None:
-        """The folder of the file system driver; None when bytes are kept in memory."""
-        return self.filesystem.root_directory if self.filesystem else None
+        """The folder that holds everything; None when bytes are kept in memory."""
+        folder = self.filesystem or self.pvc
+        return folder.root_directory if folder else None
 
 
 class TLS(Section):

@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 
 from alauda_registry.server.complaints import explain
 from alauda_registry.server.documents import NotYAML, parse_yaml
-from alauda_registry.server.settings import CannotStart, Section, Settings
+from alauda_registry.server.settings import DRIVERS, CannotStart, Section, Settings
 from alauda_registry.server.unsupported import DRIVER_UNSUPPORTED, UNSUPPORTED, Severity, has_effect
 
 Key = tuple[str, ...]
@@ -36,6 +36,7 @@ _ALIASES: Mapping[Key, Key] = {
     ("loglevel",): ("log", "level"),
     ("http", "tls", "minversion"): ("http", "tls", "minimumtls"),
 }
+_ROOT = ("storage", "filesystem", "rootdirectory")
 _OPENSHIFT_VARIABLES = {
     "OPENSHIFT_REGISTRY_HTTP_TLS_CIPHERSUITES": "REGISTRY_HTTP_TLS_CIPHERSUITES"
 }
@@ -133,7 +134,11 @@ class _Reader:
     def add_overrides(self, overrides: Sequence[Override]) -> None:
         self.layer += 1
         for override in overrides:
-            self.put(override.key, override.value, override.flag)
+            key = override.key
+            if key == _ROOT and "pvc" in self.tree.get("storage", {}):
+                # The flag says where, and not that a plain folder will do.
+                key = ("storage", "pvc", key[-1])
+            self.put(key, override.value, override.flag)
 
     def put(self, key: Key, value: object, origin: str) -> None:
         """Set one key, or a mapping of keys below it."""
@@ -286,7 +291,7 @@ def _drop_empty(tree: dict[str, Any], section: type[Section]) -> None:
 
 
 _KINDS = _all_kinds()
-_DRIVERS = {"filesystem", "inmemory"} | {
+_DRIVERS = {*DRIVERS} | {
     dotted.removeprefix("storage.")
     for dotted, known in UNSUPPORTED.items()
     if known is DRIVER_UNSUPPORTED

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
+from ctypes import Array, c_char
 from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 _STEADY_SECONDS = 30.0
 """A worker that lived this long died of something new: the next one starts at once."""
 _LONGEST_PAUSE_SECONDS = 10.0
+_VOLUME_BYTES = 128
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -62,6 +64,7 @@ class Supervisor:
         self._deadline: float | None = None
         self._stopping_since = 0.0
         self._counts = SharedRecords()
+        self._volume = _spawn.RawArray(c_char, _VOLUME_BYTES)
         self._wake_reader, self._wake_writer = socket.socketpair()
 
     def run(self) -> int:
@@ -105,7 +108,10 @@ class Supervisor:
         ours, theirs = _spawn.Pipe()
         process = _spawn.Process(
             target=run_worker,
-            args=(self._settings, slot.index, self._socket, theirs, self._loads, self._counts),
+            args=(
+                *(self._settings, slot.index, self._socket, theirs),
+                *(self._loads, self._counts, self._volume),
+            ),
             name=f"worker-{slot.index}",
             # Should this process end by a mistake of ours, its workers are told to stop.
             daemon=True,
@@ -245,6 +251,7 @@ def run_worker(
     parent: Connection,
     loads: MutableSequence[int],
     counts: SharedRecords | None = None,
+    volume: "Array[c_char] | None" = None,
 ) -> None:
     """Be a worker; runs in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -253,7 +260,7 @@ def run_worker(
     from alauda_registry.server.serving import Place
     from alauda_registry.server.worker import Worker
 
-    place = Place(index, parent, loads, counts)
+    place = Place(index, parent, loads, counts, volume)
 
     def announce() -> None:
         # Without a parent we end in order, as soon as we have begun.

@@ -35,7 +35,9 @@ def _warn(why: str) -> Unsupported:
 
 
 _QUIET = Unsupported(Severity.QUIET)
-DRIVER_UNSUPPORTED = _fatal("this storage driver is not supported yet; use storage.filesystem")
+DRIVER_UNSUPPORTED = _fatal(
+    "this storage driver is not supported yet; use storage.filesystem or storage.pvc"
+)
 _CHECK = _warn("this check is not supported yet; /readyz checks storage only")
 _CLUSTER = _warn("it has an effect in a cluster only, which is not supported yet")
 

@@ -24,15 +24,18 @@ from alauda_registry.server.logs import AccessLog, configure_logging
 from alauda_registry.server.metrics import Metrics
 from alauda_registry.server.middleware import Observed
 from alauda_registry.server.protocol import ProtocolLimits, RegistryHttpProtocol
+from alauda_registry.server.roots import claim_of
 from alauda_registry.server.routes.health import Probes
 from alauda_registry.server.serving import Place, Server
 from alauda_registry.server.settings import CannotStart, RequestLimit, Settings
 from alauda_registry.server.short_cut import ShortCut
 from alauda_registry.server.state import ServerOptions
 from alauda_registry.server.tls import Certificates
+from alauda_registry.storage.claims import NotMounted, default_reserve
 from alauda_registry.storage.driver import DriverError, StorageDriver
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.drivers.inmemory import InMemoryDriver
+from alauda_registry.storage.drivers.pvc import PVCDriver
 from alauda_registry.storage.repositories import Registry, StorageOptions
 from alauda_registry.storage.timed import TimedDriver
 
@@ -65,7 +68,7 @@ class Worker:
             is_checked=check.enabled,
         )
         self._metrics = Metrics(
-            "filesystem" if settings.storage.root else "inmemory",
+            settings.storage.driver,
             place.counts if place else None,
             self._index,
             settings.workers,
@@ -80,7 +83,7 @@ class Worker:
             CannotStart: Storage cannot be used.
             SystemExit: The application could not start; the log says why.
         """
-        driver = TimedDriver(open_driver(self._settings), self._metrics.observe_storage)
+        driver = TimedDriver(self._open_driver(), self._metrics.observe_storage)
         registry = Registry(driver, storage_options(self._settings))
         http = self._settings.http
         server = Server(
@@ -98,6 +101,14 @@ class Worker:
         finally:
             if self._access_log is not None:
                 self._access_log.flush()
+
+    def _open_driver(self) -> StorageDriver:
+        """Open the volume that the other workers have opened, and no other."""
+        shared = self._place.volume if self._place else None
+        driver = open_driver(self._settings, shared.value.decode() if shared else None)
+        if shared and isinstance(driver, FilesystemDriver):
+            shared.value = (driver.volume or "").encode()
+        return driver
 
     def _build_app(self, registry: Registry) -> Observed:
         """The application with everything around it, outermost last."""
@@ -194,15 +205,32 @@ def _spare_the_garbage_collector() -> None:
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
 
 
-def open_driver(settings: Settings) -> StorageDriver:
+def open_driver(settings: Settings, volume: str | None = None) -> StorageDriver:
     """The one list of storage drivers.
+
+    Args:
+        settings: Say which it is to be.
+        volume: The identity that a directory must have; None or "" for any.
 
     Raises:
         CannotStart: The driver cannot use what it is to keep bytes in.
     """
-    root = settings.storage.root
+    storage = settings.storage
+    root = storage.root
     try:
-        return InMemoryDriver() if root is None else FilesystemDriver(Path(root))
+        if root is None:
+            return InMemoryDriver()
+        if storage.pvc is None:
+            return FilesystemDriver(Path(root), volume=volume or None)
+        reserve = storage.pvc.reserve
+        return PVCDriver(
+            Path(root),
+            claim_of(storage.pvc),
+            reserve=reserve.of if reserve else default_reserve,
+            volume=volume or None,
+        )
+    except NotMounted as error:
+        raise CannotStart(error.reason) from error
     except OSError as error:
         where, advice = str(error.filename), ""
         if where.startswith("/_driver"):

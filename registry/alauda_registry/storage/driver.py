@@ -53,6 +53,21 @@ class FileInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much room a storage has, in bytes.
+
+    Attributes:
+        size: All of it, as this process may use it.
+        free: What is left, the reserve included.
+        reserved: What only deletes may use: pushes are refused when no more than this is free.
+    """
+
+    size: int
+    free: int
+    reserved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """Create or replace a small file.
 
@@ -297,6 +312,10 @@ class StorageDriver(Protocol):
         """
         ...
 
+    async def capacity(self) -> Capacity | None:
+        """Tell how much room there is; None where nothing is known of it."""
+        ...
+
     async def aclose(self) -> None:
         """Release what the driver holds."""
         ...
@@ -353,12 +372,20 @@ class Busy(DriverError):
 
 
 class OutOfSpace(DriverError):
-    """The storage is full, or over its quota."""
+    """The storage is full, or over its quota.
+
+    Args:
+        driver: Whose storage it is.
+        path: What did not fit.
+        advice: What is full and what to do, in words a client may see: no path, no host. None
+            where nothing more is known than that it is full.
+    """
 
     code = "DEVICE_OUT_OF_SPACE"
 
-    def __init__(self, *, driver: str, path: str) -> None:
+    def __init__(self, *, driver: str, path: str, advice: str | None = None) -> None:
         super().__init__("no space left", driver=driver, path=path)
+        self.advice = advice
 
 
 class ReadOnlyFileSystem(DriverError):

@@ -1,9 +1,10 @@
 """Making files visible in order, each durable before what relies on it.
 
-What costs time is the file system's journal: each sync behind a change is a commit of it, and
-a sync behind a commit is nearly free. So everything is written to scratch and its way to
-the disk begun at once, then synced in one go, and each directory once for all that was
-renamed into it. ``tests/contract/test_filesystem_driver.py`` pins what is synced and when.
+What costs time is syncing: each sync behind a change is a commit of the file system's journal,
+or, where there is none, several writes of their own. So everything is written to scratch
+and its way to the disk begun at once, then synced in one go, and each directory once for all
+that was renamed into it, whoever did that. ``tests/contract/test_filesystem_driver.py`` pins what
+is synced and when.
 """
 
 import errno
@@ -13,8 +14,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from alauda_registry.storage.driver import Ensure, Move, Stage, Step, Write
-from alauda_registry.storage.rooted import RootedDirectory, start_writeback, sync
+from alauda_registry.storage.driver import Ensure, Move, Stage, Step, Write, flatten
+from alauda_registry.storage.durability import (
+    Changes,
+    DurableDirectories,
+    Identity,
+    identify,
+    split,
+    start_writeback,
+    sync,
+)
+from alauda_registry.storage.rooted import RootedDirectory
 
 _VECTORS_MAXIMUM = 1024
 
@@ -39,40 +49,108 @@ class _Prepared:
         return not isinstance(self.step, Write) or self.step.durable
 
 
-def publish(root: RootedDirectory, stages: Sequence[Stage]) -> None:
-    """Carry the stages out; see ``StorageDriver.publish``. Blocks.
+class Publisher:
+    """Publishes files below a root.
 
-    Raises:
-        OSError: One of the steps failed; ``filename`` is its path.
+    Args:
+        root: Where they become visible.
     """
-    plan = [
-        [_Prepared(step) for step in (stage if isinstance(stage, tuple) else (stage,))]
-        for stage in stages
-    ]
-    everything = [prepared for stage in plan for prepared in stage]
-    try:
-        # What does not fit fails here, before anything shows.
-        for prepared in everything:
-            with _blaming(prepared):
-                _prepare(root, prepared)
-        for prepared in everything:
-            if prepared.fd >= 0 and prepared.is_durable:
+
+    def __init__(self, root: RootedDirectory) -> None:
+        self._root = root
+        self._directories = DurableDirectories(root)
+
+    def forget(self) -> None:
+        """Take nothing for durable any more, as another volume may be at the root."""
+        self._directories.forget()
+
+    def publish(self, stages: Sequence[Stage]) -> None:
+        """Carry the stages out; see ``StorageDriver.publish``. Blocks.
+
+        Raises:
+            OSError: One of the steps failed; ``filename`` is its path.
+        """
+        plan = [
+            [_Prepared(step) for step in (stage if isinstance(stage, tuple) else (stage,))]
+            for stage in stages
+        ]
+        everything = [prepared for stage in plan for prepared in stage]
+        try:
+            # What does not fit fails here, before anything shows.
+            for prepared in everything:
                 with _blaming(prepared):
-                    sync(prepared.fd)
-        for stage in plan:
+                    _prepare(self._root, prepared)
+            for prepared in everything:
+                if prepared.fd >= 0 and prepared.is_durable:
+                    with _blaming(prepared):
+                        sync(prepared.fd)
+            for stage in plan:
+                self._show(stage)
+            for step in flatten(stages):
+                if isinstance(step, Move):
+                    self._drop_if_empty(split(step.source)[0])
+        finally:
+            for prepared in everything:
+                if prepared.fd >= 0:
+                    os.close(prepared.fd)
+                    if isinstance(prepared.step, Write) and not prepared.is_done:
+                        with suppress(OSError):
+                            self._root.remove(prepared.source, durable=False)
+
+    def _show(self, stage: Sequence[_Prepared]) -> None:
+        with self._directories.changing() as changes:
+            shown: dict[str, Identity | None] = {}
             for prepared in stage:
                 with _blaming(prepared):
-                    _show(root, prepared)
-            root.make_durable(
-                prepared.path.rpartition("/")[0] for prepared in stage if prepared.is_durable
-            )
-    finally:
-        for prepared in everything:
-            if prepared.fd >= 0:
-                os.close(prepared.fd)
-                if isinstance(prepared.step, Write) and not prepared.is_done:
-                    with suppress(OSError):
-                        root.remove(prepared.source, durable=False)
+                    if isinstance(prepared.step, Ensure):
+                        identity = self._look_at(prepared.path)
+                        if identity and self._directories.is_durable(prepared.path, identity):
+                            continue
+                    else:
+                        self._rename(prepared, changes)
+                        identity = identify(prepared.fd)
+                if prepared.is_durable:
+                    shown[prepared.path] = identity
+            changes.make_durable(shown)
+
+    def _drop_if_empty(self, folder: str) -> None:
+        above, name = split(folder)
+        with suppress(OSError), self._root.directory(above) as fd:
+            os.rmdir(name, dir_fd=fd)
+
+    def _look_at(self, path: str) -> Identity | None:
+        """See that there is a file, and return which."""
+        fd = self._root.open(path, os.O_PATH)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "not a file", path)
+            return identify(fd)
+        finally:
+            os.close(fd)
+
+    def _rename(self, prepared: _Prepared, changes: Changes) -> None:
+        source, source_name = split(prepared.source)
+        target, target_name = split(prepared.path)
+        try:
+            source_fd, target_fd = changes.directory(source), changes.directory(target)
+            os.rename(source_name, target_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+        except OSError:
+            # Something is in the way, or was; or a file server did it, and its answer was lost.
+            if not self._is_at(prepared.path, prepared.fd):
+                self._root.rename(prepared.source, prepared.path)
+                # It may have gone into another folder than the one that is open.
+                changes.look_anew(target)
+        prepared.is_done = True
+
+    def _is_at(self, path: str, file: int) -> bool:
+        try:
+            fd = self._root.open(path, os.O_PATH)
+        except OSError:
+            return False
+        try:
+            return os.path.samestat(os.fstat(fd), os.fstat(file))
+        finally:
+            os.close(fd)
 
 
 def _prepare(root: RootedDirectory, prepared: _Prepared) -> None:
@@ -89,19 +167,6 @@ def _prepare(root: RootedDirectory, prepared: _Prepared) -> None:
             start_writeback(prepared.fd)
         case Ensure():
             pass
-
-
-def _show(root: RootedDirectory, prepared: _Prepared) -> None:
-    if isinstance(prepared.step, Ensure):
-        fd = root.open(prepared.path, os.O_PATH)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileNotFoundError(errno.ENOENT, "not a file", prepared.path)
-        finally:
-            os.close(fd)
-    else:
-        root.rename(prepared.source, prepared.path)
-    prepared.is_done = True
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from alauda_registry.storage import paths
 from alauda_registry.storage.blobs import BlobCache, BlobStore
 from alauda_registry.storage.driver import (
     Busy,
+    Capacity,
     DriverError,
     OutOfSpace,
     PathNotFound,
@@ -59,11 +60,13 @@ class Health:
         ready: Whether anything can be served.
         degraded: What can't be done though it is ready: ``full`` or ``read-only``.
         message: What is wrong and what to do, or "" when nothing is.
+        capacity: How much room there is, where that is known.
     """
 
     ready: bool
     degraded: str | None = None
     message: str = ""
+    capacity: Capacity | None = None
 
 
 class Repository:
@@ -161,15 +164,13 @@ class Registry:
             return secret
 
     async def health(self) -> Health:
-        """Try the storage, and say what works."""
+        """Try the storage, and say what works and how much room there is."""
         try:
             await self._driver.check(write=not self._options.read_only)
-        except OutOfSpace:
-            return Health(
-                True,
-                "full",
-                "the storage is full: pulls go on, pushes fail; free space or add some",
-            )
+        except OutOfSpace as full:
+            message = full.advice or "the storage is full: free space or add some"
+            message = f"pulls and deletes go on, pushes fail: {message}"
+            return Health(True, "full", message, await self._capacity())
         except ReadOnlyFileSystem:
             return Health(
                 False, None, "the storage has become read-only: look at the disk, then remount it"
@@ -178,12 +179,20 @@ class Registry:
             logger.error("the storage does not answer: %s", error)
             return Health(False, None, "the storage does not answer: the log says how")
         if self._options.read_only:
-            return Health(True, "read-only", "pushes and deletions are switched off")
-        return Health(True)
+            message = "pushes and deletions are switched off"
+            return Health(True, "read-only", message, await self._capacity())
+        return Health(True, capacity=await self._capacity())
 
     async def aclose(self) -> None:
         """Release the storage."""
         await self._driver.aclose()
+
+    async def _capacity(self) -> Capacity | None:
+        try:
+            return await self._driver.capacity()
+        except DriverError as error:
+            logger.warning("the storage does not say how much room there is: %s", error)
+            return None
 
     def _open(self, name: RepositoryName) -> Repository:
         driver = self._driver

@@ -1,4 +1,4 @@
-"""A directory that no path can lead out of, and whose entries can be made durable.
+"""A directory that no path can lead out of.
 
 Every file is opened relative to the root's descriptor with ``openat2(2)`` and
 ``RESOLVE_BENEATH`` and ``RESOLVE_NO_SYMLINKS``: no path leads out, and symbolic links that
@@ -6,35 +6,44 @@ somebody left in the tree are not followed at all. Everything else is done relat
 descriptor of the parent directory. All functions block; the driver
 decides which of them it calls in a thread.
 
-Durability: a file survives a power cut when its data, its
-directory and every directory that was just made above it have been synced.
+The root is a volume with an identity of its own, a random word in a file. When the volume was
+unmounted and mounted again, the root's descriptor leads to where nothing is any more, and
+:meth:`RootedDirectory.reopen` follows it, but only to a directory that has the same word in
+it: the empty folder below a mount point, or another volume, does not.
+
+A file server may tell of handles that are stale because somebody else replaced what they
+stood for, and may lose the answer to what it has done. What is safe to do again is done again
+from the root, a few times.
 """
 
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import secrets
-import shutil
 import stat
-import struct
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from alauda_registry.storage.mounts import mount_number
 
 _SYS_OPENAT2 = 437
+_RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
-_RESOLVE = _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
+_RESOLVE = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
 _TRIES = 8
+_STALE_TRIES = 3
+_BUSY_TRIES = 1000
+"""How often the kernel may ask to resolve a path again; each takes microseconds."""
+
 _OBSTACLES = frozenset(
     {errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP, errno.EXDEV, errno.ENXIO}
 )
-_REMEMBERED_MAXIMUM = 8192
-_TICK_NANOSECONDS = 2_000_000_000
-"""Time stamps of the coarsest file systems move in steps of two seconds."""
 
 _SCRATCH = "/_driver/scratch"
 """Files that nobody shall see yet, and folders that nobody shall see any more."""
@@ -42,48 +51,68 @@ _SCRATCH = "/_driver/scratch"
 LOCKS = "/_driver/locks"
 """The file whose bytes stand for the named locks."""
 
+_VOLUME = "/_driver/volume"
+"""The word that tells a volume from all others."""
+
+UNANSWERED = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ESHUTDOWN),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EREMOTEIO),
+    }
+)
+"""What a file system answers that is not there any more, among others."""
+
+_AWAY = UNANSWERED | {errno.ENOENT, errno.ENOTDIR}
 _SCRATCH_MAXIMUM_AGE = 24 * 3600.0
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMLINK})
+_NO_LINKS = frozenset(
+    {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES}
+)
 
-_AT_SYMLINK_NOFOLLOW = 0x100
-_STATX_INO_AND_BTIME = 0x100 | 0x800
+P = ParamSpec("P")
+T = TypeVar("T")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-
-Identity = tuple[int, ...]
-
-
-_SYNC_FILE_RANGE_WRITE = 2
-_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
 
 
-def start_writeback(fd: int, offset: int = 0, length: int = 0) -> None:
-    """Send what was written to a file on its way to the disk, without waiting for it.
+def _again_when_stale(function: Callable[P, T]) -> Callable[P, T]:
+    """Call a function again, which begins at the root, when it came upon a stale handle."""
 
-    Only a hint, so that it does not matter whether the file system follows it.
+    @functools.wraps(function)
+    def persistent(*args: P.args, **kwargs: P.kwargs) -> T:
+        for _ in range(_STALE_TRIES - 1):
+            try:
+                return function(*args, **kwargs)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+        return function(*args, **kwargs)
 
-    Args:
-        fd: The file.
-        offset: Where to begin.
-        length: How many bytes; 0 for all that follow.
-    """
-    _libc.sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+    return persistent
 
 
-class SyncFailed(OSError):
-    """What was written may be gone, although it can still be read."""
-
-
-def sync(fd: int) -> None:
-    """Make a file's bytes durable.
+def make_root(root: Path) -> None:
+    """Make a directory and those above it that are missing, and all of them durable.
 
     Raises:
-        SyncFailed: They may not be, and never will.
+        OSError: It can't be made.
     """
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        raise SyncFailed(error.errno, error.strerror) from error
+    path = root.absolute()
+    made = [above for above in path.parents if not above.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    # Who made the last one before may have been stopped before this.
+    for directory in (path, *made):
+        with contextlib.suppress(PermissionError):
+            fd = os.open(directory.parent, _DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+class RootGone(OSError):
+    """The volume is not at the root's path; ``strerror`` says what is, and what to do."""
 
 
 class _OpenHow(ctypes.Structure):
@@ -102,15 +131,42 @@ class RootedDirectory:
     Args:
         root: The directory; it is made, with its parents, when it is missing.
         openat2: Whether to use the system call of that name where the kernel has it.
+        volume: The identity that it must have; it is not made then.
+        accept: Given the descriptor of what is at the root's path, before that is used, now and
+            whenever the root is opened again; raises :class:`RootGone` when it must not be.
+
+    Attributes:
+        path: Where it is.
+        volume: Its identity; None when it has none yet, and then it is not followed.
+        generation: Grows whenever the root is opened again; odd while that is going on.
 
     Raises:
-        OSError: The directory can't be made or opened.
+        OSError: The directory can't be made or opened, or is another one.
     """
 
-    def __init__(self, root: Path, *, openat2: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        openat2: bool = True,
+        volume: str | None = None,
+        accept: Callable[[int], object] = lambda fd: None,
+    ) -> None:
         self.path = root
-        root.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.volume = volume
+        self.generation = 0
+        self._accept = accept
+        if volume is None:
+            make_root(root)
+            self._fd = os.open(root, _DIRECTORY)
+            try:
+                accept(self._fd)
+                self.volume = _read_volume(self._fd)
+            except OSError:
+                os.close(self._fd)
+                raise
+        else:
+            self._fd = self._open_same()
         self._how: dict[int, _OpenHow] = {}
         self._has_openat2 = openat2
         try:
@@ -118,9 +174,6 @@ class RootedDirectory:
         except OSError:
             # Before Linux 5.6, and in sandboxes that do not know the call.
             self._has_openat2 = False
-        self._durable: dict[str, Identity] = {}
-        self._synced: dict[str, Identity] = {}
-        self._guard = threading.Lock()
 
     def close(self) -> None:
         """Release the root. Closing twice is harmless."""
@@ -128,14 +181,87 @@ class RootedDirectory:
             os.close(self._fd)
             self._fd = -1
 
+    def fileno(self) -> int:
+        """Return the descriptor of the root itself, which stays the root's."""
+        return self._fd
+
     def is_same(self) -> bool:
         """Tell whether the root's path still leads to the directory that was opened."""
         try:
-            there = os.stat(self.path)
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
         except OSError:
             return False
-        here = os.fstat(self._fd)
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    def reopen(self, forget: Callable[[], object]) -> bool:
+        """Follow the volume to where it is mounted now, and tell whether it had moved.
+
+        Nothing is written, and nothing is made.
+
+        Args:
+            forget: Called while nobody may rely on what is known of the volume.
+
+        Raises:
+            OSError: The root's path can't be opened.
+            RootGone: The volume is not there.
+        """
+        with self._opened_at_path() as fd:
+            if self._leads_to(fd):
+                return False
+        fd = self._open_same()
+        self.generation += 1
+        try:
+            forget()
+            # The descriptor's number stays, since others use it at this moment.
+            os.dup2(fd, self._fd, inheritable=False)
+        finally:
+            self.generation += 1
+            os.close(fd)
+        return True
+
+    @contextlib.contextmanager
+    def _opened_at_path(self) -> Iterator[int]:
+        """Open whatever directory the root's path leads to, for as long as the block runs."""
+        try:
+            fd = os.open(self.path, _DIRECTORY)
+        except OSError as error:
+            raise _gone(self.path, error) from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _leads_to(self, fd: int) -> bool:
+        """Tell whether the root is open where it is mounted now, and answers."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(".", dir_fd=self._fd)) and (
+                mount_number(fd) == mount_number(self._fd)
+            )
+        except OSError:
+            return False
+
+    def _open_same(self) -> int:
+        """Open the directory at the root's path if it is the volume we know."""
+        with self._opened_at_path() as fd:
+            try:
+                found = _read_volume(fd)
+            except OSError as error:
+                raise _gone(self.path, error) from error
+            if self.volume is not None and found == self.volume:
+                self._accept(fd)
+                return os.dup(fd)
+        what = "mount the volume there again, and service resumes by itself"
+        if self.volume is None:
+            what = "restart when the right one is there"
+        reason = f"another directory is where the root was, and nothing is written to it; {what}"
+        raise RootGone(errno.ENODEV, reason, str(self.path))
+
+    def statvfs(self) -> os.statvfs_result:
+        """Return what is known of the file system that the root is on.
+
+        Raises:
+            OSError: It does not answer.
+        """
+        return os.statvfs(self._fd)
 
     def open(self, path: str, flags: int) -> int:
         """Open a path below the root and return its descriptor.
@@ -151,15 +277,21 @@ class RootedDirectory:
             how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE)
             self._how[flags] = how
         relative = os.fsencode(path[1:] or ".")
+        tries = 0
         while True:
             fd: int = _syscall(_SYS_OPENAT2, self._fd, relative, ctypes.byref(how), 24)
             if fd >= 0:
                 return fd
             code = ctypes.get_errno()
+            tries += 1
             # A rename elsewhere while the kernel resolved the path; it asks to try again.
-            if code not in (errno.EAGAIN, errno.EINTR):
+            is_asked = code in (errno.EAGAIN, errno.EINTR) and tries < _BUSY_TRIES
+            # Replaced on a file server by somebody else.
+            is_stale = code == errno.ESTALE and tries < _STALE_TRIES
+            if not (is_asked or is_stale):
                 raise OSError(code, os.strerror(code), path)
 
+    @_again_when_stale
     def _open_stepwise(self, path: str, flags: int) -> int:
         """Open a path one component at a time, following no symbolic link at all."""
         *folders, name = path[1:].split("/")
@@ -203,114 +335,68 @@ class RootedDirectory:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, dir_fd=fd)
                     return
-            except FileNotFoundError:
-                if parent == "/":
+            except OSError as error:
+                if error.errno == errno.ESTALE:
+                    continue
+                if error.errno != errno.ENOENT or parent == "/":
                     raise
                 self.make_directory(parent)
         raise _in_the_way(path)
 
+    @_again_when_stale
     def rename(self, source: str, target: str) -> None:
         """Rename a file, making the target's directory."""
         source_parent, source_name = _split(source)
         target_parent, target_name = _split(target)
         with self.directory(source_parent) as source_fd, _telling_what_is_in_the_way(target):
+            moved = os.stat(source_name, dir_fd=source_fd, follow_symlinks=False)
             for _ in range(_TRIES):
                 try:
                     with self.directory(target_parent) as target_fd:
-                        os.rename(
-                            source_name, target_name, src_dir_fd=source_fd, dst_dir_fd=target_fd
-                        )
+                        _rename(source_name, source_fd, target_name, target_fd, moved)
                         return
                 except FileNotFoundError:
                     os.stat(source_name, dir_fd=source_fd, follow_symlinks=False)
                     self.make_directory(target_parent)
             raise _in_the_way(target_parent)
 
-    def make_durable(self, directories: Iterable[str]) -> None:
-        """Make the entries of directories, and the way to each of them, durable.
-
-        What nobody has changed since this process synced it is left alone, and so is the
-        way to a directory that this process has synced, as long as it is the same one:
-        another process may have replaced it.
-        """
-        wanted = set(directories)
-        arrived: dict[str, Identity] = {}
-        for directory in tuple(wanted):
-            path = directory
-            while path != "/":
-                identity = self._identify(path)
-                if identity is not None:
-                    if self._durable.get(path) == identity:
-                        break
-                    arrived[path] = identity
-                path = _parent(path)
-                wanted.add(path)
-        for directory in sorted(wanted, key=len, reverse=True):
-            # One that is gone was deleted since, and with it what was to be made durable.
-            with contextlib.suppress(FileNotFoundError), self.directory(directory) as fd:
-                self._sync_entries(directory, fd)
-        # Only now: who finds one of these known does not look at what is above it.
-        self._remember(self._durable, arrived)
-
-    def _identify(self, path: str) -> Identity | None:
-        """Return what no other directory has ever had, or None where nothing tells.
-
-        A number is given to the next directory when its owner is deleted, so the time of
-        birth belongs to it. ``os.stat`` does not know that time.
-        """
-        buffer = ctypes.create_string_buffer(256)
-        relative = os.fsencode(path[1:])
-        flags = _AT_SYMLINK_NOFOLLOW
-        if _libc.statx(self._fd, relative, flags, _STATX_INO_AND_BTIME, buffer) != 0:
-            return None
-        (mask,) = struct.unpack_from("=I", buffer, 0)
-        if mask & _STATX_INO_AND_BTIME != _STATX_INO_AND_BTIME:
-            return None
-        (inode,) = struct.unpack_from("=Q", buffer, 32)
-        seconds, nanoseconds = struct.unpack_from("=qI", buffer, 80)
-        major, minor = struct.unpack_from("=II", buffer, 136)
-        return major, minor, inode, seconds, nanoseconds
-
-    def _sync_entries(self, path: str, fd: int) -> None:
-        # What changes while it is synced must not be taken for synced.
-        status = os.fstat(fd)
-        state = (status.st_ino, status.st_mtime_ns)
-        if self._synced.get(path) == state:
-            return
-        # Time stamps move in ticks: what changes next in this tick would look the same.
-        is_settled = time.time_ns() - status.st_mtime_ns > _TICK_NANOSECONDS
-        os.fsync(fd)
-        if is_settled:
-            self._remember(self._synced, {path: state})
-
-    def _remember(self, known: dict[str, Identity], more: Mapping[str, Identity]) -> None:
-        with self._guard:
-            if len(known) >= _REMEMBERED_MAXIMUM:
-                known.clear()
-            known.update(more)
-
     def remove(self, path: str, *, durable: bool) -> None:
         """Delete a file or a whole directory, which vanishes at once.
 
         A directory is first renamed out of the tree: nobody sees it half deleted, and
-        a crash leaves scratch that :meth:`sweep_scratch` removes.
+        a crash leaves scratch that :meth:`sweep_scratch` removes. Where there is no room for
+        that, on a full disk, it is taken apart in its place.
         """
-        parent, name = _split(path)
-        with self.directory(parent) as fd:
-            try:
-                os.unlink(name, dir_fd=fd)
-                doomed = None
-            except IsADirectoryError:
-                doomed = self.scratch_path()
-                scratch_parent, scratch_name = _split(doomed)
-                # Missing where the volume was read-only when it was opened.
-                self.make_directory(scratch_parent)
-                with self.directory(scratch_parent) as scratch_fd:
-                    os.rename(name, scratch_name, src_dir_fd=fd, dst_dir_fd=scratch_fd)
+        fd, cleanup = self._take_away(*_split(path))
+        with cleanup:
             if durable:
                 os.fsync(fd)
-        if doomed is not None:
-            shutil.rmtree(f"{self.path}{doomed}", ignore_errors=True)
+
+    @_again_when_stale
+    def _take_away(self, parent: str, name: str) -> tuple[int, contextlib.ExitStack]:
+        """Remove a name, and return the directory it was in and what is left to do then."""
+        with contextlib.ExitStack() as cleanup:
+            fd = cleanup.enter_context(self.directory(parent))
+            try:
+                os.unlink(name, dir_fd=fd)
+            except IsADirectoryError:
+                self._take_directory_away(fd, name, cleanup)
+            return fd, cleanup.pop_all()
+
+    def _take_directory_away(self, fd: int, name: str, cleanup: contextlib.ExitStack) -> None:
+        doomed = secrets.token_hex(12)
+        try:
+            # Missing where the volume was read-only when it was opened.
+            self.make_directory(_SCRATCH)
+            scratch = cleanup.enter_context(self.directory(_SCRATCH))
+            moved = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            _rename(name, fd, doomed, scratch, moved)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            _take_apart(fd, name)
+        else:
+            cleanup.callback(_take_apart_if_possible, scratch, doomed)
 
     def scratch_path(self) -> str:
         """Return a new name in the folder for files that nobody shall see yet."""
@@ -323,21 +409,57 @@ class RootedDirectory:
             OSError: They can't be made, or a folder below the root is not on the root's file
                 system: files could not be renamed into it.
         """
-        with os.scandir(self.path) as entries:
+        device = os.fstat(self._fd).st_dev
+        with self.directory("/") as fd, os.scandir(fd) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     # Snapshots and the like, which belong to the file system.
                     continue
                 try:
-                    is_elsewhere = entry.stat().st_dev != os.fstat(self._fd).st_dev
+                    is_elsewhere = entry.stat().st_dev != device
                 except FileNotFoundError:
                     continue
                 if is_elsewhere or entry.is_symlink():
                     reason = "is on another file system or leads out of the root: mount the root"
-                    raise OSError(errno.EXDEV, f"{reason} itself there", entry.path)
+                    where = f"{self.path}/{entry.name}"
+                    raise OSError(errno.EXDEV, f"{reason} itself there", where)
         self.make_directory(_SCRATCH)
         os.close(self.open_file(LOCKS, os.O_RDWR | os.O_CREAT))
         self.sweep_scratch()
+        self.identify()
+
+    def identify(self) -> None:
+        """Give the volume its identity if it has none yet, once and for all.
+
+        Raises:
+            OSError: It can't be written down.
+        """
+        if self.volume is not None:
+            return
+        temporary = self.scratch_path()
+        fd = self.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            os.pwrite(fd, f"{secrets.token_hex(16)}\n".encode(), 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        scratch, name = _split(temporary)
+        parent, volume = _split(_VOLUME)
+        with self.directory(scratch) as scratch_fd, self.directory(parent) as parent_fd:
+            try:
+                # Unlike a rename, this leaves another process its word.
+                os.link(name, volume, src_dir_fd=scratch_fd, dst_dir_fd=parent_fd)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+            finally:
+                os.unlink(name, dir_fd=scratch_fd)
+            os.fsync(parent_fd)
+        with self.directory("/") as fd:
+            os.fsync(fd)
+        self.volume = _read_volume(self._fd)
 
     def sweep_scratch(self) -> None:
         """Remove scratch files and folders that nobody can still be working on."""
@@ -349,8 +471,7 @@ class RootedDirectory:
                     if status.st_mtime > horizon:
                         continue
                     if stat.S_ISDIR(status.st_mode):
-                        folder = f"{self.path}{_SCRATCH}/{entry.name}"
-                        shutil.rmtree(folder, ignore_errors=True)
+                        _take_apart_if_possible(fd, entry.name)
                     else:
                         os.unlink(entry.name, dir_fd=fd)
 
@@ -364,6 +485,75 @@ def _telling_what_is_in_the_way(path: str) -> Iterator[None]:
         if error.errno in _OBSTACLES:
             raise _in_the_way(path) from error
         raise
+
+
+def _rename(name: str, fd: int, target: str, target_fd: int, moved: os.stat_result) -> None:
+    """Rename what has this status; a file server may have done so, and its answer been lost."""
+    try:
+        os.rename(name, target, src_dir_fd=fd, dst_dir_fd=target_fd)
+    except FileNotFoundError:
+        try:
+            there = os.stat(target, dir_fd=target_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            there = None
+        if there is None or not os.path.samestat(there, moved):
+            raise
+
+
+@_again_when_stale
+def _take_apart(fd: int, name: str) -> None:
+    """Remove a directory and everything in it in byte order.
+
+    So what makes the rest count goes first: a tag's ``current``, an upload's ``data``, a
+    ``link``. What others remove meanwhile, or a file server keeps until it is closed, is no
+    obstacle.
+    """
+    below = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+    try:
+        with os.scandir(below) as entries:
+            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        for child, is_directory in found:
+            with contextlib.suppress(FileNotFoundError):
+                if is_directory:
+                    _take_apart(below, child)
+                else:
+                    os.unlink(child, dir_fd=below)
+        try:
+            os.rmdir(name, dir_fd=fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                raise
+            # It stays for a while, but what was in it does not come back.
+            os.fsync(below)
+    finally:
+        os.close(below)
+
+
+def _take_apart_if_possible(fd: int, name: str) -> None:
+    """Remove a directory of scratch, of which something may be left if that fails."""
+    with contextlib.suppress(OSError):
+        _take_apart(fd, name)
+
+
+def _read_volume(fd: int) -> str | None:
+    """Return the identity that a volume has, or None when it has none."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        volume = os.open(_VOLUME[1:], flags, dir_fd=fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return os.pread(volume, 64, 0).decode("ascii", "replace").strip() or None
+    finally:
+        os.close(volume)
+
+
+def _gone(root: Path, error: OSError) -> OSError:
+    """Return the error for a root that can't be opened."""
+    if error.errno not in _AWAY:
+        return error
+    advice = "mount it again, and service resumes by itself"
+    return RootGone(errno.ENODEV, f"the root is gone ({error.strerror}): {advice}", str(root))
 
 
 def _in_the_way(path: str) -> OSError:

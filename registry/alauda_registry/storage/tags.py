@@ -12,11 +12,11 @@ from alauda_registry.oci.reference import RepositoryName, Tag
 from alauda_registry.storage import locks, paths
 from alauda_registry.storage.content import logger, read_link
 from alauda_registry.storage.driver import (
+    AccessRefused,
     Ensure,
     PathNotFound,
     Step,
     StorageDriver,
-    Unreachable,
     Write,
 )
 from alauda_registry.storage.pages import Page
@@ -49,8 +49,12 @@ class TagStore:
             ManifestUnknown: There is no such tag, or its manifest is gone.
         """
         digest = await self.target(tag)
-        if await read_link(self._driver, paths.revision_link(self._name, digest)) is None:
-            raise ManifestUnknown(tag=tag)
+        while await read_link(self._driver, paths.revision_link(self._name, digest)) is None:
+            # Moved since, perhaps, and what it pointed to before was deleted.
+            now = await self.target(tag)
+            if now == digest:
+                raise ManifestUnknown(tag=tag)
+            digest = now
         return digest
 
     async def page(self, *, after: str = "", limit: int | None) -> Page:
@@ -94,8 +98,9 @@ class TagStore:
             try:
                 if await read_link(self._driver, paths.tag_current(self._name, tag)) == digest:
                     found.append(tag)
-            except Unreachable as error:
-                # One broken file must not keep a whole repository from being cleaned up.
+            except AccessRefused as error:
+                # One file of somebody else's must not keep a repository from being cleaned up.
+                # Any other trouble may pass, and a tag that was not seen would be left behind.
                 logger.error("a tag is left out: %s", error)
             if count % _READS_BETWEEN_BREAKS == 0:
                 await asyncio.sleep(0)

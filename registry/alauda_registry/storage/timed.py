@@ -6,12 +6,13 @@ alerts already know.
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from typing_extensions import override
 
 from alauda_registry.storage.driver import (
+    Capacity,
     DriverError,
     FileInfo,
     FileReader,
@@ -82,10 +83,8 @@ class TimedDriver(StorageDriver):
         return self._driver.walk(path, start_after=start_after)
 
     @override
-    @asynccontextmanager
-    async def lock(self, name: str, *, exclusive: bool, wait: float) -> AsyncGenerator[None, None]:
-        async with self._driver.lock(name, exclusive=exclusive, wait=wait):
-            yield
+    def lock(self, name: str, *, exclusive: bool, wait: float) -> AbstractAsyncContextManager[None]:
+        return self._driver.lock(name, exclusive=exclusive, wait=wait)
 
     @override
     async def fingerprint(self, path: str) -> str | None:
@@ -94,6 +93,10 @@ class TimedDriver(StorageDriver):
     @override
     async def check(self, *, write: bool) -> None:
         await self._timed("StorageDriver.Check", self._driver.check(write=write))
+
+    @override
+    async def capacity(self) -> Capacity | None:
+        return await self._driver.capacity()
 
     @override
     async def aclose(self) -> None:

@@ -68,11 +68,8 @@ class UploadStore:
                 accepted at the end, at the price of reading the bytes again.
         """
         upload_id = str(uuid.uuid4())
-        started_at = datetime.now(UTC)
-        stamp = started_at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()
         try:
-            await self._create(paths.upload_started_at(self._name, upload_id), stamp)
-            await self._create(paths.upload_data(self._name, upload_id), b"")
+            await _create(self._driver, paths.upload_data(self._name, upload_id))
         except DriverError:
             # A client that tries again and again must not fill a full disk any further.
             with contextlib.suppress(DriverError):
@@ -104,8 +101,8 @@ class UploadStore:
         horizon = datetime.now(UTC) - maximum_age
         expired = 0
         for upload_id in identifiers:
-            if await self._is_idle(upload_id, horizon):
-                with contextlib.suppress(PathNotFound):
+            with contextlib.suppress(PathNotFound):
+                if await self._is_idle(upload_id, horizon):
                     await self._driver.delete(paths.upload(self._name, upload_id), durable=False)
                     expired += 1
         return expired
@@ -113,12 +110,14 @@ class UploadStore:
     async def _is_idle(self, upload_id: str, horizon: datetime) -> bool:
         """Tell whether nobody wrote to a session since the horizon or is doing so now."""
         seen = False
-        async for info in self._driver.walk(paths.upload(self._name, upload_id)):
+        folder = paths.upload(self._name, upload_id)
+        async for info in self._driver.walk(folder):
             seen = True
             if info.modified_at > horizon:
                 return False
         if not seen:
-            return False
+            # A power cut left the folder and nothing in it, or somebody is making it right now.
+            return await self._driver.fingerprint(folder) is not None
         try:
             data = paths.upload_data(self._name, upload_id)
             writer = await self._driver.append(data, create=False, wait=0)
@@ -128,13 +127,6 @@ class UploadStore:
             return False
         await writer.close()
         return True
-
-    async def _create(self, path: str, content: bytes) -> None:
-        writer = await self._driver.append(path, create=True, wait=0)
-        try:
-            await writer.write([content])
-        finally:
-            await writer.close()
 
     def _session(self, upload_id: str, size: int) -> "UploadSession":
         return UploadSession(self._driver, self._name, self._blobs, self._progress, upload_id, size)
@@ -189,13 +181,18 @@ class UploadSession:
             SizeInvalid: The piece has another length than was announced. It is dropped.
         """
         async with self._writer() as writer:
-            progress = await self._receive(writer, piece, None)
+            is_first = writer.offset == 0
+            try:
+                progress = await self._receive(writer, piece, None)
+            finally:
+                if is_first and writer.offset > 0:
+                    await self._stamp()
             self.size = writer.offset
             # Whoever trusts the digests does not read the bytes again, so these go first.
             async with self._ending_when_bytes_are_lost():
                 await writer.sync()
             await self._require_going_on()
-            if progress is not None:
+            if progress is not None and self.size > 0:
                 path = paths.upload_digests(self._name, self.id)
                 # Without them the bytes are read again, that is all.
                 with contextlib.suppress(OutOfSpace):
@@ -212,15 +209,24 @@ class UploadSession:
             SizeInvalid: As for :meth:`append`; the session goes on.
         """
         async with self._writer() as writer:
-            if piece is not None:
-                await self._receive(writer, piece, digest.algorithm)
-            if await self._digest(writer, digest.algorithm) != digest:
-                await self._remove()
-                raise DigestInvalid(digest=str(digest))
-            async with self._ending_when_bytes_are_lost():
-                await self._publish(digest)
-            with contextlib.suppress(BlobUploadUnknown):
-                await self._remove()
+            is_first = writer.offset == 0
+            try:
+                if piece is not None:
+                    await self._receive(writer, piece, digest.algorithm)
+                if await self._digest(writer, digest.algorithm) != digest:
+                    await self._remove()
+                    raise DigestInvalid(digest=str(digest))
+                async with self._ending_when_bytes_are_lost():
+                    await self._publish(digest)
+            except BaseException:
+                if is_first and writer.offset > 0:
+                    await self._stamp()
+                raise
+            self._progress.forget(self.id)
+            if not is_first:
+                # Otherwise there was nothing beside the bytes, and the folder went with them.
+                with contextlib.suppress(BlobUploadUnknown):
+                    await self._remove()
 
     async def cancel(self) -> None:
         """End the session and drop its bytes.
@@ -229,6 +235,16 @@ class UploadSession:
             BlobUploadUnknown: The session is over.
         """
         await self._remove()
+
+    async def _stamp(self) -> None:
+        """Write down that the session has begun, for distribution to expire it one day.
+
+        An upload that comes in one piece is over before that matters.
+        """
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+        with contextlib.suppress(BlobUploadUnknown, DriverError):
+            await self._require_going_on()
+            await _create(self._driver, paths.upload_started_at(self._name, self.id), stamp)
 
     @contextlib.asynccontextmanager
     async def _writer(self) -> AsyncIterator[FileWriter]:
@@ -333,6 +349,15 @@ class UploadSession:
             await self._driver.delete(paths.upload(self._name, self.id), durable=False)
         except PathNotFound as missing:
             raise BlobUploadUnknown(upload=self.id) from missing
+
+
+async def _create(driver: StorageDriver, path: str, content: bytes = b"") -> None:
+    writer = await driver.append(path, create=True, wait=0)
+    try:
+        if content and writer.offset == 0:
+            await writer.write([content])
+    finally:
+        await writer.close()
 
 
 async def _pump(writer: FileWriter, piece: Piece, progress: HashProgress | None) -> None:

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from alauda_registry.server.health import HealthMonitor, Readiness, State
 from alauda_registry.server.metrics import Metrics
 from alauda_registry.server.routes.health import Probes
+from alauda_registry.storage.driver import Capacity
 from alauda_registry.storage.repositories import Health
 from alauda_registry.storage.threads import run_blocking
 
@@ -105,6 +106,43 @@ async def test_readiness_is_that_of_storage(
     answered, _headers, body = await ask(monitor, "/readyz")
 
     assert (answered, json.loads(body)) == (status, content)
+
+
+@pytest.mark.parametrize("degraded", [None, "full"])
+async def test_the_probe_and_the_counts_say_how_much_room_there_is(degraded: str | None) -> None:
+    monitor = HealthMonitor()
+    health = Health(True, degraded, capacity=Capacity(1000, 300, 100))
+    await monitor.check_once(Storage(health).check)
+
+    _status, _headers, body = await ask(monitor, "/readyz")
+    _status, _headers, counts = await ask(monitor, "/metrics")
+
+    assert json.loads(body)["storage"] == {"size": 1000, "free": 300, "reserved": 100}
+    assert b"imageregistry_storage_free_bytes 300.0" in counts
+
+
+async def test_room_that_is_used_up_little_by_little_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monitor = HealthMonitor()
+    with caplog.at_level(logging.INFO):
+        for free in (300, 299, 298):
+            health = Health(True, capacity=Capacity(1000, free))
+            await monitor.check_once(Storage(health).check)
+
+    assert caplog.messages == []
+    assert monitor.readiness.capacity == Capacity(1000, 298)
+
+
+async def test_room_that_was_seen_too_long_ago_is_not_told() -> None:
+    clock = Clock()
+    monitor = HealthMonitor(clock=clock)
+    await monitor.check_once(Storage(Health(True, capacity=Capacity(1000, 300))).check)
+    clock.now += 11
+
+    _status, _headers, body = await ask(monitor, "/readyz")
+
+    assert "storage" not in json.loads(body)
 
 
 async def test_nobody_is_ready_before_the_first_check() -> None:

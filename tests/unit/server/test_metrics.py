@@ -13,17 +13,18 @@ from alauda_registry.server.handler_names import classify
 from alauda_registry.server.metrics import Metrics
 from alauda_registry.server.shared_records import SharedRecords
 from alauda_registry.server.sums import BYTES, SECONDS, Tally
+from alauda_registry.storage.driver import Capacity
 
 pytestmark = pytest.mark.anyio
 
 DIGEST = "sha256:" + "a" * 64
 
 
-def read(metrics: Metrics) -> dict[str, float]:
+def read(metrics: Metrics, capacity: Capacity | None = None) -> dict[str, float]:
     """Every sample by its name and labels."""
     metrics.flush()
     samples = {}
-    for family in text_string_to_metric_families(metrics.render().decode()):
+    for family in text_string_to_metric_families(metrics.render(capacity).decode()):
         for sample in family.samples:
             labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
             samples[f"{sample.name}{{{labels}}}"] = sample.value
@@ -199,6 +200,18 @@ def test_workers_are_added_up_and_a_successor_goes_on(shared: SharedRecords) -> 
     # What was going on in the one before is over.
     assert successor["imageregistry_http_in_flight_requests{}"] == 4
     assert successor["imageregistry_requests_waiting{kind=read}"] == 2
+
+
+def test_room_is_shown_and_not_added_up(shared: SharedRecords) -> None:
+    first, second = (Metrics("pvc", shared, index, 2) for index in range(2))
+    second.flush()
+
+    samples = read(first, Capacity(1000, 300, 100))
+    unknown = read(first)
+
+    for name, value in {"size": 1000, "free": 300, "reserved": 100}.items():
+        assert samples[f"imageregistry_storage_{name}_bytes{{}}"] == value
+        assert f"imageregistry_storage_{name}_bytes{{}}" not in unknown
 
 
 def test_what_went_on_in_a_worker_that_died_is_over(

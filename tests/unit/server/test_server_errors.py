@@ -92,6 +92,21 @@ def test_storage_trouble_has_its_own_answer(
 
 
 @pytest.mark.parametrize(
+    ("advice", "message"),
+    [
+        (None, "the registry's storage is full: free space or enlarge it, then push again"),
+        ("the claim a is full: enlarge it", "the claim a is full: enlarge it"),
+    ],
+)
+def test_a_client_is_told_what_is_full_and_what_to_do(advice: str | None, message: str) -> None:
+    with TestClient(make_app(OutOfSpace(**PLACE, advice=advice))) as client:
+        answer = client.get("/v2/a/manifests/latest")
+
+    assert answer.status_code == 507
+    assert answer.json()["errors"][0]["message"] == message
+
+
+@pytest.mark.parametrize(
     "error", [InvalidPath(**PLACE), ZeroDivisionError("secret")], ids=["driver", "bug"]
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -149,6 +149,64 @@ def test_a_root_on_the_command_line_replaces_the_driver_of_the_file(tmp_path: Pa
     assert settings.storage.delete.enabled is False
 
 
+@pytest.mark.parametrize(
+    ("text", "root", "mounted_at"),
+    [
+        ("pvc", "/var/lib/registry", "/var/lib/registry"),
+        ("{pvc: {rootdirectory: /registry}}", "/registry", "/registry"),
+        ("{pvc: {mountpath: /registry/}}", "/registry", "/registry"),
+        ("{pvc: {mountpath: /r, rootdirectory: /r/a/b}}", "/r/a/b", "/r"),
+    ],
+)
+def test_a_claim_is_mounted_at_the_root_unless_it_is_said_where(
+    text: str, root: str, mounted_at: str, tmp_path: Path
+) -> None:
+    storage = load(f"storage: {text}", tmp_path=tmp_path).settings.storage
+
+    assert (storage.driver, storage.root) == ("pvc", root)
+    assert storage.pvc is not None
+    assert storage.pvc.mounted_at == mounted_at
+
+
+def test_a_deployment_describes_its_claim_by_variables() -> None:
+    loaded = load_settings(
+        environ={
+            "REGISTRY_STORAGE": "pvc",
+            "REGISTRY_STORAGE_PVC_CLAIM": "image-registry",
+            "REGISTRY_STORAGE_PVC_ROOTDIRECTORY": "/registry",
+            "REGISTRY_STORAGE_PVC_RESERVE": "5%",
+            "REGISTRY_STORAGE_PVC_EXPECT_FILESYSTEMS": "nfs4, ceph",
+            "REGISTRY_STORAGE_PVC_EXPECT_SOURCE": "10.96.*:/exports/*",
+            "REGISTRY_STORAGE_PVC_EXPECT_MINIMUMSIZE": "10Gi",
+            "REGISTRY_STORAGE_PVC_EXPECT_VOLATILE": "true",
+        }
+    )
+    claim = loaded.settings.storage.pvc
+
+    assert loaded.warnings == []
+    assert claim is not None
+    assert (claim.claim, claim.root_directory) == ("image-registry", "/registry")
+    assert claim.reserve is not None
+    assert claim.reserve.of(1000) == 50
+    assert claim.expect.file_systems == ("nfs4", "ceph")
+    assert claim.expect.source == "10.96.*:/exports/*"
+    assert claim.expect.minimum_size is not None
+    assert claim.expect.minimum_size.of(0) == 10 << 30
+    assert claim.expect.volatile is True
+
+
+def test_a_root_on_the_command_line_does_not_do_without_the_claim(tmp_path: Path) -> None:
+    root = Override("--root", ("storage", "filesystem", "rootdirectory"), "/data")
+
+    for text, environ in (
+        ("storage: {pvc: {claim: image-registry}}", {}),
+        ("", {"REGISTRY_STORAGE_PVC_CLAIM": "image-registry"}),
+        ("storage: inmemory", {"REGISTRY_STORAGE": "pvc"}),
+    ):
+        storage = load(text, environ, root, tmp_path=tmp_path).settings.storage
+        assert (storage.driver, storage.root) == ("pvc", "/data")
+
+
 def test_an_empty_inmemory_selects_the_driver(tmp_path: Path) -> None:
     assert load("storage:\n  inmemory:\n", tmp_path=tmp_path).settings.storage.root is None
 
@@ -266,6 +324,15 @@ def test_what_is_switched_off_need_not_be_supported(text: str, tmp_path: Path) -
         ("http: {headers: {'a b': c}}", "is not a header's name"),
         ("http: ':5000'", "http: must be a mapping of keys to values (it is ':5000')"),
         ("storage: {inmemory: , filesystem: }", "both configured"),
+        ("storage: {pvc: , filesystem: }", "filesystem and pvc are both configured"),
+        ("storage: {pvc: {rootdirectory: data}}", "must be an absolute path"),
+        ("storage: {pvc: {mountpath: r}}", "must be an absolute path"),
+        ("storage: {pvc: {mountpath: /r, rootdirectory: /registry}}", "rootdirectory must be /r, "),
+        ("storage: {pvc: {mountpath: /r, rootdirectory: /r/../x}}", "rootdirectory must be /r, "),
+        ("storage: {pvc: {claim: 'a b'}}", "must be the name of a PersistentVolumeClaim"),
+        ("storage: {pvc: {reserve: 10GB}}", "write a size such as 512Mi or 10Gi, or a percentage"),
+        ("storage: {pvc: {reserve: 100%}}", "must be less than 100%"),
+        ("storage: {pvc: {expect: {minimumsize: 5%}}}", "write a size such as 512Mi or 10Gi"),
         ("{workers: 2, storage: inmemory}", "lives in one process"),
         ("[1, 2]", "must hold a mapping"),
         ("log:\n  level: [", "config.yml is not YAML: line 2: "),

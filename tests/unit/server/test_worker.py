@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from alauda_registry.server.background import running_in_background
-from alauda_registry.server.settings import Settings
+from alauda_registry.server.settings import CannotStart, Settings
 from alauda_registry.server.state import ServerOptions
 from alauda_registry.server.worker import (
     open_driver,
@@ -97,6 +98,15 @@ def test_every_setting_reaches_the_endpoints_and_the_stores() -> None:
     assert storage_options(settings) == StorageOptions(
         upload_age=timedelta(hours=1), allow_sparse=True, read_only=True
     )
+
+
+def test_a_claim_that_is_not_mounted_is_not_opened_and_nothing_is_made(tmp_path: Path) -> None:
+    claim = {"rootdirectory": str(tmp_path / "registry"), "claim": "image-registry"}
+
+    with pytest.raises(CannotStart, match=r"^the claim image-registry is not mounted at "):
+        open_driver(Settings.model_validate({"storage": {"pvc": claim}}))
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["filesystem", "inmemory"])

@@ -4,20 +4,28 @@ The calls that sync, rename and make directories are watched on their way to the
 A name survives from when its directory was synced, and bytes from when their file was.
 """
 
+import asyncio
+import errno
 import os
+import shutil
 import stat
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.media_types import OCI_MANIFEST
 from alauda_registry.oci.reference import RepositoryName, Tag
-from alauda_registry.storage import paths
+from alauda_registry.storage import durability, paths, shared_syncs
+from alauda_registry.storage.driver import Ensure, Move, Unreachable, Write
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.repositories import Registry, Repository
+from alauda_registry.storage.rooted import RootedDirectory
 from tests.unit.storage.pushing import EMPTY, NAME, descriptor, image, piece, push_blob, put
 
 pytestmark = pytest.mark.anyio
@@ -254,6 +262,191 @@ async def test_a_deletion_survives(processes: list[Repository], disk: Disk) -> N
     assert disk.unsynced() == {}
     await repository.blobs.delete(Digest.of(EMPTY))
     assert disk.unsynced() == {}
+
+
+class Syncs:
+    """Notes which paths below a directory are synced, and may hold one of them up.
+
+    Attributes:
+        paths: What was synced, in its order.
+        on_sync: Called with each path before it is synced.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._fsync = os.fsync
+        self.paths: list[str] = []
+        self.on_sync: Callable[[str], None] = lambda path: None
+
+    def fsync(self, descriptor: int) -> None:
+        path = str(_path_of(descriptor)).removeprefix(str(self._root)) or "/"
+        self.paths.append("scratch" if path.startswith("/_driver/scratch/") else path)
+        self.on_sync(path)
+        self._fsync(descriptor)
+
+    def take(self) -> list[str]:
+        taken, self.paths = self.paths, []
+        return taken
+
+
+@pytest.fixture
+def syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Syncs:
+    syncs = Syncs(tmp_path)
+    monkeypatch.setattr(os, "fsync", syncs.fsync)
+    return syncs
+
+
+@pytest.fixture
+async def driver(tmp_path: Path) -> AsyncIterator[FilesystemDriver]:
+    driver = FilesystemDriver(tmp_path)
+    yield driver
+    await driver.aclose()
+
+
+async def test_publishes_into_one_directory_share_its_syncs(
+    driver: FilesystemDriver, syncs: Syncs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await driver.publish(Write("/d/old", b"x"))
+    syncs.take()
+    all_are_there = threading.Semaphore(0)
+
+    class CountedEvent(threading.Event):
+        @override
+        def wait(self, timeout: float | None = None) -> bool:
+            all_are_there.release()
+            return super().wait(timeout)
+
+    def hold_the_first_up(path: str) -> None:
+        if path == "/d" and syncs.paths.count("/d") == 1:
+            for _ in range(7):
+                assert all_are_there.acquire(timeout=10)
+
+    seen = SimpleNamespace(Event=CountedEvent, Lock=threading.Lock)
+    monkeypatch.setattr(shared_syncs, "threading", seen)
+    syncs.on_sync = hold_the_first_up
+
+    await asyncio.gather(*(driver.publish(Write(f"/d/{number}", b"x")) for number in range(8)))
+
+    assert sorted(syncs.take()) == ["/d"] * 2 + ["scratch"] * 8
+
+
+async def test_what_was_published_before_is_relied_on_as_it_is(
+    driver: FilesystemDriver, syncs: Syncs
+) -> None:
+    await driver.publish(Write("/a/b/c", b"x"))
+    await driver.publish(Write("/a/b/d", b"x"))
+    syncs.take()
+
+    await driver.publish(Ensure("/a/b/c"), Ensure("/a/b/d"))
+
+    assert syncs.take() == []
+
+
+async def test_what_was_found_once_is_relied_on_as_it_is(
+    driver: FilesystemDriver, syncs: Syncs, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b").write_bytes(b"made by another process")
+    await driver.publish(Ensure("/a/b"))
+    assert syncs.take() == ["/a", "/"]
+
+    await driver.publish(Ensure("/a/b"))
+
+    assert syncs.take() == []
+
+
+@pytest.mark.parametrize(
+    ("moved", "synced"),
+    [("a/b/c", ["/a/b"]), ("a/b", ["/a/b", "/a"]), ("a", ["/a/b", "/a", "/"])],
+)
+async def test_what_another_put_in_its_place_is_synced_again(
+    driver: FilesystemDriver, syncs: Syncs, tmp_path: Path, moved: str, synced: list[str]
+) -> None:
+    await driver.publish(Write("/a/b/c", b"x"))
+    shutil.copytree(tmp_path / "a", tmp_path / "other/a")
+    os.rename(tmp_path / moved, tmp_path / "moved")
+    os.rename(tmp_path / "other" / moved, tmp_path / moved)
+    syncs.take()
+
+    await driver.publish(Ensure("/a/b/c"))
+
+    assert syncs.take() == synced
+
+
+async def test_a_file_that_was_taken_away_and_brought_back_is_synced_again(
+    driver: FilesystemDriver, syncs: Syncs, tmp_path: Path
+) -> None:
+    await driver.publish(Write("/a/b", b"x"))
+    syncs.take()
+    # Time stamps move in ticks.
+    await asyncio.sleep(0.02)
+    os.rename(tmp_path / "a/b", tmp_path / "moved")
+    os.rename(tmp_path / "moved", tmp_path / "a/b")
+
+    await driver.publish(Ensure("/a/b"))
+
+    assert syncs.take() == ["/a"]
+
+
+async def test_what_could_not_be_synced_is_not_relied_on(
+    driver: FilesystemDriver, syncs: Syncs
+) -> None:
+    def fail(path: str) -> None:
+        if path == "/a":
+            raise OSError(errno.EIO, "lost")
+
+    syncs.on_sync = fail
+    with pytest.raises(Unreachable, match="/a"):
+        await driver.publish(Write("/a/b", b"x"))
+    syncs.on_sync = lambda path: None
+    syncs.take()
+
+    await driver.publish(Ensure("/a/b"))
+
+    assert syncs.take() == ["/a", "/"]
+
+
+async def test_little_is_remembered_and_what_is_asked_for_longest(
+    driver: FilesystemDriver, syncs: Syncs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durability, "_REMEMBERED_MAXIMUM", 4)
+    await driver.publish(Write("/often", b"x"), Write("/seldom", b"x"))
+    for number in range(8):
+        await driver.publish(Write(f"/{number}", b"x"))
+        syncs.take()
+        await driver.publish(Ensure("/often"))
+        assert syncs.take() == []
+
+    await driver.publish(Ensure("/seldom"))
+    assert syncs.take() == ["/"]
+
+
+async def test_what_need_not_survive_is_not_synced(driver: FilesystemDriver, syncs: Syncs) -> None:
+    await driver.publish(Write("/a/b", b"x", durable=False))
+
+    assert syncs.take() == []
+
+
+async def test_a_folder_goes_with_the_last_file_that_is_moved_out_of_it(
+    driver: FilesystemDriver, tmp_path: Path
+) -> None:
+    for name in ("one", "other"):
+        await driver.publish(Write(f"/uploads/id/{name}", b"x"))
+
+    await driver.publish(Move("/uploads/id/one", "/one"))
+    assert (tmp_path / "uploads/id/other").exists()
+    await driver.publish(Move("/uploads/id/other", "/other"))
+
+    assert os.listdir(tmp_path / "uploads") == []
+
+
+def test_nothing_is_remembered_of_a_volume_that_was_away(tmp_path: Path) -> None:
+    directories = durability.DurableDirectories(RootedDirectory(tmp_path))
+    directories.remember({"/a": b"identity"})
+
+    directories.forget()
+
+    assert not directories.is_durable("/a", b"identity")
 
 
 def sync_bytes(disk: Disk, root: Path) -> None:

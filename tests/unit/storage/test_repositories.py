@@ -6,12 +6,14 @@ from contextlib import aclosing
 from datetime import timedelta
 
 import pytest
+from typing_extensions import override
 
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.errors import BlobUploadUnknown
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.storage import paths
 from alauda_registry.storage.driver import (
+    Capacity,
     OutOfSpace,
     ReadOnlyFileSystem,
     StorageDriver,
@@ -26,6 +28,7 @@ from tests.unit.storage.watching import FailingDriver, WatchedDriver, writes
 
 pytestmark = pytest.mark.anyio
 
+ROOM = Capacity(1000, 300, 100)
 NAMES = [
     "a",
     "a/b",
@@ -238,6 +241,21 @@ async def test_what_a_crash_left_of_an_upload_is_removed(storage: Storage) -> No
     assert [info.path async for info in storage.driver.walk(paths.uploads(NAME))] == []
 
 
+@ON_DISK
+async def test_an_empty_folder_that_a_power_cut_left_of_an_upload_is_removed(
+    registry: Registry, storage: Storage
+) -> None:
+    assert storage.root is not None
+    left, new = (storage.root / paths.upload(NAME, name)[1:] for name in ("left", "new"))
+    left.mkdir(parents=True)
+    new.mkdir()
+    os.utime(left, (0, 0))
+
+    assert await registry.expire_uploads() == 1
+
+    assert [folder.exists() for folder in (left, new)] == [False, True]
+
+
 async def test_only_one_process_at_a_time_removes_idle_uploads(storage: Storage) -> None:
     options = StorageOptions(upload_age=timedelta(0))
     first, second = Registry(storage.driver, options), Registry(storage.other, options)
@@ -279,7 +297,9 @@ async def test_a_secret_that_a_crash_tore_is_replaced(
 
 
 async def test_a_storage_that_works_is_healthy(registry: Registry) -> None:
-    assert await registry.health() == Health(ready=True)
+    health = await registry.health()
+
+    assert health == Health(ready=True, capacity=health.capacity)
 
 
 async def test_a_registry_that_is_told_to_be_read_only_does_not_try_to_write(
@@ -292,7 +312,7 @@ async def test_a_registry_that_is_told_to_be_read_only_does_not_try_to_write(
 
     assert (health.ready, health.degraded) == (True, "read-only")
     assert health.message
-    assert watched.calls == [("check", "read")]
+    assert watched.calls == [("check", "read"), ("capacity", "/")]
     assert writes(watched.calls) == []
 
 
@@ -315,6 +335,47 @@ async def test_trouble_with_the_storage_shows_in_its_health(
 
     assert (health.ready, health.degraded) == (ready, degraded)
     assert health.message
+
+
+class RoomyDriver(WatchedDriver):
+    """Has this much room."""
+
+    @override
+    async def capacity(self) -> Capacity | None:
+        await super().capacity()
+        return ROOM
+
+
+async def test_the_health_says_how_much_room_there_is(driver: StorageDriver) -> None:
+    for options in (StorageOptions(), StorageOptions(read_only=True)):
+        assert (await Registry(RoomyDriver(driver), options).health()).capacity == ROOM
+
+
+async def test_a_full_storage_says_what_is_full_and_how_much_room_there_is(
+    driver: StorageDriver,
+) -> None:
+    broken = FailingDriver(RoomyDriver(driver))
+    full = OutOfSpace(driver="test", path="/", advice="the claim a is full: enlarge it")
+    broken.error = lambda operation, path: full if operation == "check" else None
+
+    health = await Registry(broken).health()
+
+    assert (health.ready, health.degraded, health.capacity) == (True, "full", ROOM)
+    assert health.message == (
+        "pulls and deletes go on, pushes fail: the claim a is full: enlarge it"
+    )
+
+
+async def test_a_storage_that_does_not_say_its_room_is_healthy_all_the_same(
+    driver: StorageDriver,
+) -> None:
+    broken = FailingDriver(driver)
+    gone = Unreachable("stale file handle", driver="test", path="/")
+    broken.error = lambda operation, path: gone if operation == "capacity" else None
+
+    health = await Registry(broken).health()
+
+    assert (health.ready, health.degraded, health.capacity) == (True, None, None)
 
 
 async def test_a_repository_object_is_good_for_as_long_as_anyone_keeps_it(

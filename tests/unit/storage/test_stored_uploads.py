@@ -5,6 +5,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
+from typing_extensions import override
 
 from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.errors import (
@@ -15,7 +16,13 @@ from alauda_registry.oci.errors import (
     SizeInvalid,
 )
 from alauda_registry.storage import paths
-from alauda_registry.storage.driver import OutOfSpace, PathNotFound, StorageDriver, Write
+from alauda_registry.storage.driver import (
+    FileWriter,
+    OutOfSpace,
+    PathNotFound,
+    StorageDriver,
+    Write,
+)
 from alauda_registry.storage.repositories import Registry, Repository
 from alauda_registry.storage.uploads import BLOCK, Piece, UploadSession
 from tests.contract.conftest import Storage
@@ -75,6 +82,19 @@ async def test_a_session_is_kept_where_distribution_keeps_its_own(
     assert await driver.read(f"{UPLOADS}/{session.id}/data") == b"bytes"
     age = datetime.now(UTC) - datetime.strptime(started_at, "%Y-%m-%dT%H:%M:%S%z")
     assert 0 <= age.total_seconds() < 60
+
+
+@pytest.mark.parametrize("digest", [None, Digest.of(b"all of it")], ids=["piece", "last"])
+async def test_what_a_client_left_behind_can_be_expired_by_distribution(
+    repository: Repository, driver: StorageDriver, digest: Digest | None
+) -> None:
+    session = await repository.uploads.start()
+
+    with pytest.raises(ConnectionError):
+        await send(session, piece(b"all of", error=ConnectionError()), digest)
+
+    files = sorted([info.path async for info in driver.walk(UPLOADS)])
+    assert files == [f"{UPLOADS}/{session.id}/{name}" for name in ("data", "startedat")]
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
@@ -505,14 +525,14 @@ async def test_a_full_disk_takes_no_part_of_a_piece_and_the_session_goes_on(
 
 
 async def test_a_session_that_cannot_begin_leaves_nothing_behind(driver: StorageDriver) -> None:
-    broken = FailingDriver(driver)
-    repository = Registry(broken).repository(NAME)
-    broken.error = lambda operation, path: (
-        OutOfSpace(driver="test", path=path) if operation == "write to" else None
-    )
+    class FullDriver(WatchedDriver):
+        @override
+        async def append(self, path: str, *, create: bool, wait: float) -> FileWriter:
+            await (await super().append(path, create=create, wait=wait)).close()
+            raise OutOfSpace(driver="test", path=path)
 
     with pytest.raises(OutOfSpace):
-        await repository.uploads.start()
+        await Registry(FullDriver(driver)).repository(NAME).uploads.start()
 
     await assert_nothing_uploaded(driver)
 

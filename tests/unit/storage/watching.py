@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing_extensions import override
 
 from alauda_registry.storage.driver import (
+    Capacity,
     FileInfo,
     FileReader,
     FileWriter,
@@ -106,6 +107,11 @@ class WatchedDriver(StorageDriver):
     async def check(self, *, write: bool) -> None:
         await self.meet("check", "write" if write else "read")
         await self.inner.check(write=write)
+
+    @override
+    async def capacity(self) -> Capacity | None:
+        await self.meet("capacity", "/")
+        return await self.inner.capacity()
 
     @override
     async def aclose(self) -> None:

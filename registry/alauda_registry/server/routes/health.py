@@ -6,6 +6,7 @@ answered.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -67,11 +68,13 @@ class Probes:
     async def _ready(self) -> Response:
         readiness = self._health.readiness
         status = HTTPStatus.OK if readiness.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        content = {"status": readiness.state, "reason": readiness.reason}
+        content: dict[str, object] = {"status": readiness.state, "reason": readiness.reason}
+        if readiness.capacity is not None:
+            content["storage"] = asdict(readiness.capacity)
         return JSONResponse(content, status, _NO_CACHE)
 
     async def _counts(self) -> Response:
         self._metrics.flush()
         # Adding up the counts of many workers takes a while.
-        content = await asyncio.to_thread(self._metrics.render)
+        content = await asyncio.to_thread(self._metrics.render, self._health.readiness.capacity)
         return Response(content, headers=_NO_CACHE, media_type=CONTENT_TYPE_LATEST)

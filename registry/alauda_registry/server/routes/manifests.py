@@ -6,7 +6,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from alauda_registry.oci.digest import Algorithm, Digest
-from alauda_registry.oci.errors import DigestInvalid, ManifestInvalid
+from alauda_registry.oci.errors import DigestInvalid, ManifestInvalid, ManifestUnknown
 from alauda_registry.oci.manifest import Manifest
 from alauda_registry.oci.reference import Tag, parse_reference
 from alauda_registry.server.bodies import read_manifest
@@ -14,6 +14,8 @@ from alauda_registry.server.conditions import entity_tag, is_known
 from alauda_registry.server.links import manifest_url
 from alauda_registry.server.routing import Kind, Target, V2Route
 from alauda_registry.server.state import RegistryRequest, find_repository, require_deletion
+from alauda_registry.storage.manifests import StoredManifest
+from alauda_registry.storage.repositories import Repository
 
 _LARGE = 256 * 2**10
 """Manifests from this size on are hashed and parsed in a thread."""
@@ -31,10 +33,9 @@ async def get_manifest(request: RegistryRequest, target: Target) -> Response:
     reference = parse_reference(target.reference)
     repository = find_repository(request, target.name)
     if isinstance(reference, Digest):
-        digest = reference
+        digest, manifest = reference, await repository.manifests.get(reference)
     else:
-        digest = await repository.tags.resolve(reference)
-    manifest = await repository.manifests.get(digest)
+        digest, manifest = await _find_tagged(repository, reference)
     headers = manifest_headers(digest, manifest.media_type, len(manifest.content))
     if is_known(request.headers.getlist("if-none-match"), digest):
         del headers["Content-Length"], headers["Content-Type"]
@@ -126,6 +127,23 @@ routes = [
         },
     )
 ]
+
+
+async def _find_tagged(repository: Repository, tag: Tag) -> tuple[Digest, StoredManifest]:
+    """Find the manifest a tag points to, also if that moves meanwhile.
+
+    Raises:
+        ManifestUnknown: There is no such tag, or its manifest is gone.
+    """
+    digest = await repository.tags.resolve(tag)
+    while True:
+        try:
+            return digest, await repository.manifests.get(digest)
+        except ManifestUnknown:
+            now = await repository.tags.resolve(tag)
+            if now == digest:
+                raise
+            digest = now
 
 
 def _asked_tags(request: RegistryRequest) -> list[Tag]:

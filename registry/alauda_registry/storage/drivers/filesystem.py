@@ -11,92 +11,87 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import stat
 import struct
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from typing_extensions import override
 
 from alauda_registry.storage import publishing
+from alauda_registry.storage.attachment import Attachment
 from alauda_registry.storage.driver import (
-    AccessRefused,
     Busy,
+    Capacity,
     DriverError,
     FileInfo,
     FileReader,
     FileWriter,
     InvalidPath,
     Move,
-    OutOfSpace,
     PathNotFound,
-    ReadOnlyFileSystem,
     Stage,
     StorageDriver,
     Unreachable,
+    Write,
     flatten,
     is_component,
     require_valid,
 )
-from alauda_registry.storage.rooted import LOCKS, RootedDirectory, SyncFailed, start_writeback, sync
-from alauda_registry.storage.threads import begin_blocking, run_blocking
+from alauda_registry.storage.durability import SyncFailed
+from alauda_registry.storage.open_files import (
+    FULL,
+    WITHOUT_LOCKS,
+    OpenReader,
+    OpenWriter,
+    Translator,
+)
+from alauda_registry.storage.publishing import Publisher
+from alauda_registry.storage.rooted import LOCKS, RootedDirectory
+from alauda_registry.storage.threads import run_blocking
 
 logger = logging.getLogger(__name__)
 
 NAME = "filesystem"
-INLINE_BYTES = 64 * 1024
-"""Up to this size a read or write from the page cache is cheaper than a thread hop."""
-
 INLINE_DIRECTORY_BYTES = 32 * 1024
 """Up to this size a directory's names are read faster than a thread is found for it."""
 
-STREAM_CHUNK = 512 * 1024
-WRITEBACK_BYTES = 4 * 1024 * 1024
 SMALL_FILE_MAXIMUM = 64 * 1024 * 1024
 _FINGERPRINT_AGE_NS = 2_000_000_000
+_IS_SUPERUSER = os.geteuid() == 0
 _LOCK_POLL_SECONDS = (0.001, 0.05)
+_SWEEP_SECONDS = 3600.0
+_TRIES = 2
+"""How often what failed to be read is read again, where that may help."""
+
+_SILLY_NAME = re.compile(r"\.nfs[0-9A-Fa-f]{8,}")
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
-_ABSENT = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV, errno.ENXIO}
-)
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_REFUSED = frozenset({errno.EACCES, errno.EPERM})
-_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.EBUSY})
 
+def capacity_of(
+    status: os.statvfs_result, reserve: Callable[[int], int] = lambda size: 0
+) -> Capacity | None:
+    """Return what a file system says of itself; None where that is nothing.
 
-def translate(error: OSError, path: object) -> DriverError:
-    """Return the driver's error for one of the operating system's.
+    These are the numbers that the kubelet's metrics of a volume show, too. What only the
+    superuser may use does not count as free.
 
-    A symbolic link that leads out of the root (``EXDEV``) reads as absent.
+    Args:
+        status: What it says.
+        reserve: From the size to what is kept for deletes.
     """
-    translated = _translate(error, str(path))
-    translated.loses_bytes = isinstance(error, SyncFailed)
-    return translated
-
-
-def _translate(error: OSError, path: str) -> DriverError:
-    code = error.errno
-    if code in _ABSENT:
-        return PathNotFound(driver=NAME, path=path)
-    if code in _FULL:
-        return OutOfSpace(driver=NAME, path=path)
-    if code == errno.EROFS:
-        return ReadOnlyFileSystem(driver=NAME, path=path)
-    if code == errno.ENAMETOOLONG:
-        return InvalidPath(driver=NAME, path=path)
-    if code in _REFUSED:
-        return AccessRefused(driver=NAME, path=path)
-    if code in _GONE:
-        return Unreachable(error.strerror or "no answer", driver=NAME, path=path)
-    return DriverError(os.strerror(code or 0), driver=NAME, path=path)
+    size = status.f_blocks * status.f_frsize
+    if size == 0:
+        return None
+    return Capacity(size, status.f_bavail * status.f_frsize, reserve(size))
 
 
 class FilesystemDriver(StorageDriver):
@@ -107,6 +102,9 @@ class FilesystemDriver(StorageDriver):
         threads: How many blocking calls may be under way at once.
         read_only: Whether nothing may be written, not even the driver's own files.
         openat2: Whether to use the system call of that name where the kernel has it.
+        name: The driver's name.
+        advice: What clients are told when the storage is full; see :class:`OutOfSpace`.
+        volume: The identity that the volume must have; the directory is not made then.
 
     Raises:
         OSError: The directory can't be made or opened, or is not fit to be written to. One that
@@ -114,122 +112,204 @@ class FilesystemDriver(StorageDriver):
     """
 
     def __init__(
-        self, root: Path, *, threads: int = 16, read_only: bool = False, openat2: bool = True
+        self,
+        root: Path,
+        *,
+        threads: int = 16,
+        read_only: bool = False,
+        openat2: bool = True,
+        name: str = NAME,
+        advice: str | None = None,
+        volume: str | None = None,
     ) -> None:
-        self._root = RootedDirectory(root, openat2=openat2)
+        self._name = name
+        self._as_driver_error = Translator(name, advice)
+        self._root = RootedDirectory(root, openat2=openat2, volume=volume, accept=self._accept)
+        self._publisher = Publisher(self._root)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="storage")
         # Whether the storage answers must not depend on how busy it is.
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="storage-check")
+        self._attachment = Attachment(self._root, name, self._checker, self._publisher.forget)
+        self._swept_at = time.monotonic()
+        self._lag_ns = 0
         if read_only:
             return
         try:
             self._root.prepare()
+            self._require_locks()
         except OSError as error:
-            if error.errno not in _FULL and error.errno != errno.EROFS:
+            if error.errno not in FULL and error.errno != errno.EROFS:
                 self._root.close()
                 raise
 
     @property
     @override
     def name(self) -> str:
-        return NAME
+        return self._name
+
+    @property
+    def volume(self) -> str | None:
+        """The volume's identity; None where none could be written down."""
+        return self._root.volume
 
     @override
     async def stat(self, path: str) -> FileInfo:
-        require_valid(path, driver=NAME)
-        try:
-            fd = self._root.open(path, os.O_PATH)
-        except OSError as error:
-            raise self._translate(error, path) from error
-        try:
-            return _file_info(path, os.fstat(fd))
-        finally:
-            os.close(fd)
+        require_valid(path, driver=self._name)
+        if self._attachment.spoilt:
+            await self._drop_spoilt(path)
+        failures = 0
+        while True:
+            try:
+                fd = self._root.open(path, os.O_PATH)
+                try:
+                    return self._file_info(path, os.fstat(fd))
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                failures = await self._try_again(error, path, failures)
 
     @override
     async def read(self, path: str) -> bytes:
-        require_valid(path, driver=NAME)
-        try:
-            fd = self._root.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        require_valid(path, driver=self._name)
+        failures = 0
+        while True:
             try:
-                content = os.read(fd, 4096)
-                if 0 < len(content) < 4096:
-                    return content
-                # Nothing, or without an end, is also what a pipe or a device gives.
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise PathNotFound(driver=NAME, path=path)
-                if not content:
-                    return content
-                return content + await run_blocking(self._executor, _read_rest, fd, path)
-            finally:
-                os.close(fd)
-        except BlockingIOError as pipe:
-            raise PathNotFound(driver=NAME, path=path) from pipe
-        except OSError as error:
-            raise self._translate(error, path) from error
+                fd = self._root.open(path, os.O_RDONLY | os.O_NONBLOCK)
+                try:
+                    content = os.read(fd, 4096)
+                    if 0 < len(content) < 4096:
+                        return content
+                    # Nothing, or without an end, is also what a pipe or a device gives.
+                    if not stat.S_ISREG(os.fstat(fd).st_mode):
+                        raise PathNotFound(driver=self._name, path=path)
+                    if not content:
+                        return content
+                    rest = await run_blocking(self._executor, self._read_rest, fd, path)
+                    return content + rest
+                except BlockingIOError as pipe:
+                    raise PathNotFound(driver=self._name, path=path) from pipe
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                failures = await self._try_again(error, path, failures)
 
     @override
     async def open(self, path: str) -> FileReader:
-        require_valid(path, driver=NAME)
-        try:
-            fd = self._root.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            raise self._translate(error, path) from error
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(fd)
-            raise PathNotFound(driver=NAME, path=path)
-        return _Reader(fd, status.st_size, path, self._executor)
+        require_valid(path, driver=self._name)
+        flags = os.O_RDONLY | os.O_NONBLOCK
+        failures = 0
+        while True:
+            try:
+                fd = self._root.open(path, flags)
+                try:
+                    return OpenReader(
+                        fd,
+                        path,
+                        self._executor,
+                        self._as_driver_error,
+                        lambda: self._root.open(path, flags),
+                    )
+                except BaseException:
+                    os.close(fd)
+                    raise
+            except OSError as error:
+                failures = await self._try_again(error, path, failures)
 
     @override
     async def publish(self, *stages: Stage) -> None:
-        for step in flatten(stages):
+        steps = flatten(stages)
+        for step in steps:
             for path in (step.source, step.target) if isinstance(step, Move) else (step.path,):
-                require_valid(path, driver=NAME)
-        await self._run(publishing.publish, self._root, stages)
+                require_valid(path, driver=self._name)
+        await self._attachment.require("/")
+        sources = [step.source for step in steps if isinstance(step, Move)]
+        for source in sources:
+            self._attachment.require_written_here(source)
+            if await self._drop_spoilt(source):
+                lost = Unreachable("syncing it failed", driver=self._name, path=source)
+                lost.loses_bytes = True
+                raise lost
+        writes = [step for step in steps if isinstance(step, Write)]
+        if writes:
+            self._require_room(writes[0].path, sum(len(write.content) for write in writes))
+        with self._attachment.unbroken("/"):
+            await self._run(self._publish, stages, sources)
+
+    def _publish(self, stages: Sequence[Stage], sources: Sequence[str]) -> None:
+        try:
+            self._publisher.publish(stages)
+        except SyncFailed:
+            # Here, as nobody hears of it when the request was cancelled meanwhile.
+            self._attachment.spoilt.update(sources)
+            raise
 
     @override
     async def append(self, path: str, *, create: bool, wait: float) -> FileWriter:
-        require_valid(path, driver=NAME)
+        require_valid(path, driver=self._name)
         flags = os.O_RDWR | (os.O_CREAT if create else 0)
+        await self._attachment.require(path)
+        await self._drop_spoilt(path)
+        if create:
+            self._require_room(path, 0)
         while True:
+            generation = self._root.generation
             try:
                 fd = self._root.open_file(path, flags)
             except OSError as error:
-                raise self._translate(error, path) from error
-            try:
-                await _acquire(fd, path, exclusive=True, wait=wait)
-                status = os.fstat(fd)
-                if status.st_nlink and self._is_at(path, status):
-                    return _Writer(fd, status.st_size, path, self._executor)
-            except BaseException:
-                os.close(fd)
-                raise
+                raise await self._after(error, path) from error
+            with ExitStack() as opened:
+                opened.callback(_let_go, fd)
+                await self._acquire(fd, path, exclusive=True, wait=wait)
+                try:
+                    status = os.fstat(fd)
+                    if status.st_nlink > 1:
+                        # A power cut kept a name that a rename had taken away, or somebody made
+                        # a copy of links: the bytes belong to another file, too.
+                        await self._run(lambda: self._root.remove(path, durable=False))
+                        continue
+                    if self._is_at(path, status):
+                        hold = self._attachment.begin_writing(path, generation)
+                        writer = OpenWriter(
+                            fd,
+                            path,
+                            self._executor,
+                            self._as_driver_error,
+                            self._require_room,
+                            hold,
+                        )
+                        opened.pop_all()
+                        return writer
+                except OSError as error:
+                    raise await self._after(error, path) from error
             # Committed or cancelled by whoever held it; without `create` it is gone.
-            os.close(fd)
 
     @override
     async def delete(self, path: str, *, durable: bool = True) -> None:
-        require_valid(path, driver=NAME)
-        await self._run(lambda: self._root.remove(path, durable=durable), path=path)
+        require_valid(path, driver=self._name)
+        await self._attachment.require(path)
+        with self._attachment.unbroken(path):
+            await self._run(lambda: self._root.remove(path, durable=durable), path=path)
+        self._attachment.forget_spoilt(path)
 
     @override
     async def names(self, path: str) -> list[str]:
-        require_valid(path, driver=NAME)
-        try:
-            with self._root.directory(path) as fd:
-                # A directory's size tells roughly how many names it has.
-                if os.fstat(fd).st_size <= INLINE_DIRECTORY_BYTES:
-                    return _names(fd)
-                return await run_blocking(self._executor, _names, fd)
-        except OSError as error:
-            raise self._translate(error, path) from error
+        require_valid(path, driver=self._name)
+        failures = 0
+        while True:
+            try:
+                with self._root.directory(path) as fd:
+                    # A directory's size tells roughly how many names it has.
+                    if os.fstat(fd).st_size <= INLINE_DIRECTORY_BYTES:
+                        return _names(fd)
+                    return await run_blocking(self._executor, _names, fd)
+            except OSError as error:
+                failures = await self._try_again(error, path, failures)
 
     @override
     async def walk(self, path: str, *, start_after: str = "") -> AsyncGenerator[FileInfo, None]:
-        require_valid(path, driver=NAME)
+        require_valid(path, driver=self._name)
         try:
-            entries = await self._run(self._scan, path, start_after, path=path)
+            entries = await self._scan(path, start_after)
         except PathNotFound:
             return
         stack = [entries]
@@ -239,39 +319,46 @@ class FilesystemDriver(StorageDriver):
                 continue
             entry_path, status = stack[-1].pop()
             if not stat.S_ISDIR(status.st_mode):
-                yield _file_info(entry_path, status)
+                yield self._file_info(entry_path, status)
                 continue
             with suppress(PathNotFound):
-                below = await self._run(self._scan, entry_path, start_after, path=entry_path)
-                stack.append(below)
+                stack.append(await self._scan(entry_path, start_after))
 
     @override
     @asynccontextmanager
     async def lock(self, name: str, *, exclusive: bool, wait: float) -> AsyncGenerator[None, None]:
         if not is_component(name):
-            raise InvalidPath(driver=NAME, path=name)
+            raise InvalidPath(driver=self._name, path=name)
+        await self._attachment.require(name)
+        generation = self._root.generation
         try:
             fd = self._root.open_file(LOCKS, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise self._translate(error, name) from error
+            raise await self._after(error, name) from error
         try:
-            await _acquire(fd, name, exclusive=exclusive, wait=wait, byte=_lock_byte(name))
-            yield
+            await self._acquire(fd, name, exclusive=exclusive, wait=wait, byte=_lock_byte(name))
+            with self._attachment.held(generation):
+                yield
         finally:
             os.close(fd)
 
     @override
     async def fingerprint(self, path: str) -> str | None:
-        require_valid(path, driver=NAME)
-        try:
-            with self._root.directory(path) as fd:
-                status = os.fstat(fd)
-        except OSError as error:
-            raise self._translate(error, path) from error
+        require_valid(path, driver=self._name)
+        status = await self._directory_status(path)
         # Time stamps move in ticks: what changed in the same tick would not show.
-        if time.time_ns() - status.st_mtime_ns < _FINGERPRINT_AGE_NS:
+        if time.time_ns() - self._lag_ns - status.st_mtime_ns < _FINGERPRINT_AGE_NS:
             return None
         return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_nlink}"
+
+    async def _directory_status(self, path: str) -> os.stat_result:
+        failures = 0
+        while True:
+            try:
+                with self._root.directory(path) as fd:
+                    return os.fstat(fd)
+            except OSError as error:
+                failures = await self._try_again(error, path, failures)
 
     @override
     async def check(self, *, write: bool) -> None:
@@ -279,6 +366,13 @@ class FilesystemDriver(StorageDriver):
             await run_blocking(self._checker, self._check, write)
         except OSError as error:
             raise self._translate(error, error.filename) from error
+
+    @override
+    async def capacity(self) -> Capacity | None:
+        try:
+            return await run_blocking(self._checker, self._measure)
+        except OSError as error:
+            raise self._translate(error, "/") from error
 
     @override
     async def aclose(self) -> None:
@@ -290,14 +384,79 @@ class FilesystemDriver(StorageDriver):
         try:
             return await run_blocking(self._executor, function, *args)
         except OSError as error:
-            raise self._translate(error, error.filename if path is None else path) from error
+            where = str(error.filename if path is None else path)
+            raise await self._after(error, where) from error
+
+    async def _after(self, error: OSError, path: str) -> DriverError:
+        """Return the driver's error, after a look whether the root is still there."""
+        translated = self._as_driver_error(error, path)
+        try:
+            await self._attachment.notice(error, path)
+        except Unreachable as away:
+            away.loses_bytes = translated.loses_bytes
+            return away
+        return translated
+
+    async def _try_again(self, error: OSError, path: str, failures: int) -> int:
+        """Count a failure to read that may not come again; raise what any other means."""
+        was_followed = await self._attachment.notice(error, path)
+        if failures < _TRIES and (was_followed or error.errno == errno.ESTALE):
+            return failures + 1
+        raise self._as_driver_error(error, path) from error
 
     def _translate(self, error: OSError, path: object) -> DriverError:
         """Return the driver's error; what a root that is gone does not have is not absent."""
-        translated = translate(error, path)
+        translated = self._as_driver_error(error, path)
         if isinstance(translated, PathNotFound) and not self._root.is_same():
-            return Unreachable("the root directory is gone", driver=NAME, path=str(path))
+            return Unreachable("the root directory is gone", driver=self._name, path=str(path))
         return translated
+
+    async def _drop_spoilt(self, path: str) -> bool:
+        """Drop bytes that no disk may have, and tell whether there were any.
+
+        The system has told of it once, and shows them as if nothing had happened. Whoever
+        wrote them has deleted them, unless the disk refused that, too.
+        """
+        if path not in self._attachment.spoilt:
+            return False
+        try:
+            await run_blocking(self._executor, self._truncate, path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            translated = await self._after(error, path)
+            translated.loses_bytes = True
+            raise translated from error
+        self._attachment.spoilt.discard(path)
+        return True
+
+    def _truncate(self, path: str) -> None:
+        fd = self._root.open(path, os.O_WRONLY)
+        try:
+            os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+
+    def _accept(self, root: int) -> None:
+        """Refuse a directory that must not be used. Here any will do."""
+
+    def _require_room(self, path: str, length: int) -> None:
+        """Refuse to write where only deletes may. Here nothing is kept for them.
+
+        But what has no bytes yet is refused on a full disk: they would come for nothing.
+        """
+        if length > 0:
+            return
+        try:
+            status = self._root.statvfs()
+            free = status.f_bfree if _IS_SUPERUSER else status.f_bavail
+            if free == 0 and status.f_blocks > 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise self._as_driver_error(error, path) from error
+
+    def _measure(self) -> Capacity | None:
+        return capacity_of(self._root.statvfs())
 
     def _is_at(self, path: str, status: os.stat_result) -> bool:
         """Tell whether the path still leads to the file with this status."""
@@ -310,12 +469,20 @@ class FilesystemDriver(StorageDriver):
         finally:
             os.close(fd)
 
-    def _scan(self, path: str, start_after: str) -> list[tuple[str, os.stat_result]]:
+    async def _scan(self, path: str, start_after: str) -> list[tuple[str, os.stat_result]]:
         """Return a directory's entries that may hold what comes after, last one first."""
+        failures = 0
+        while True:
+            try:
+                return await run_blocking(self._executor, self._scan_once, path, start_after)
+            except OSError as error:
+                failures = await self._try_again(error, path, failures)
+
+    def _scan_once(self, path: str, start_after: str) -> list[tuple[str, os.stat_result]]:
         found = []
         with self._root.directory(path) as fd, os.scandir(fd) as entries:
             for entry in entries:
-                if not is_component(entry.name):
+                if not _is_shown(entry.name):
                     continue
                 entry_path = f"{path}/{entry.name}"
                 with suppress(FileNotFoundError):
@@ -330,12 +497,7 @@ class FilesystemDriver(StorageDriver):
         return [(entry_path, status) for _, entry_path, status in found]
 
     def _check(self, write: bool) -> None:
-        if not self._root.is_same():
-            raise Unreachable(
-                "the root directory was replaced or unmounted; restart when it is back",
-                driver=NAME,
-                path=str(self._root.path),
-            )
+        self._attachment.look()
         with self._root.directory("/") as fd:
             os.listdir(fd)
         if not write:
@@ -345,134 +507,77 @@ class FilesystemDriver(StorageDriver):
         try:
             publishing.write_all(fd, [bytes(4096)], 0)
             os.fsync(fd)
+            # A file server has a clock of its own.
+            self._lag_ns = max(0, time.time_ns() - os.fstat(fd).st_mtime_ns)
         finally:
             os.close(fd)
             self._root.remove(temporary, durable=False)
+        # Impossible so far, where the disk was full or read-only at the start.
+        self._root.identify()
+        if time.monotonic() - self._swept_at > _SWEEP_SECONDS:
+            self._root.sweep_scratch()
+            self._swept_at = time.monotonic()
 
+    def _require_locks(self) -> None:
+        """Find out at the start whether there are locks: without them nothing is safe."""
+        fd = self._root.open_file(LOCKS, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _lock_request(fcntl.F_WRLCK, 0))
+        except OSError as error:
+            raise OSError(error.errno, WITHOUT_LOCKS, str(self._root.path)) from error
+        finally:
+            os.close(fd)
 
-class _Reader(FileReader):
-    def __init__(self, fd: int, size: int, path: str, executor: ThreadPoolExecutor) -> None:
-        self._fd = fd
-        self._size = size
-        self._path = path
-        self._executor = executor
+    async def _acquire(
+        self, fd: int, path: str, *, exclusive: bool, wait: float, byte: int = 0
+    ) -> None:
+        """Take an open-file-description lock, which ends with the descriptor, whatever happens.
 
-    @property
-    @override
-    def size(self) -> int:
-        return self._size
-
-    @override
-    def fileno(self) -> int | None:
-        return self._fd
-
-    @override
-    async def stream(
-        self, offset: int = 0, length: int | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        end = self._size if length is None else min(self._size, offset + length)
-        while offset < end:
-            count = min(STREAM_CHUNK, end - offset)
+        Such locks also work between two requests of one process and over NFS.
+        """
+        kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+        request = _lock_request(kind, byte)
+        deadline = time.monotonic() + wait
+        pause, longest = _LOCK_POLL_SECONDS
+        while True:
             try:
-                if count <= INLINE_BYTES:
-                    chunk = os.pread(self._fd, count, offset)
-                else:
-                    chunk = await run_blocking(self._executor, os.pread, self._fd, count, offset)
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
+            except (BlockingIOError, PermissionError) as error:
+                if time.monotonic() >= deadline:
+                    raise Busy(driver=self._name, path=path) from error
             except OSError as error:
-                raise translate(error, self._path) from error
-            if not chunk:
-                raise Unreachable("the file is shorter than it was", driver=NAME, path=self._path)
-            yield chunk
-            offset += len(chunk)
-
-    @override
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-class _Writer(FileWriter):
-    def __init__(self, fd: int, size: int, path: str, executor: ThreadPoolExecutor) -> None:
-        self._fd = fd
-        self._offset = size
-        self._on_its_way = size
-        self._path = path
-        self._executor = executor
-
-    @property
-    @override
-    def offset(self) -> int:
-        return self._offset
-
-    @override
-    def write(
-        self, chunks: Sequence[bytes], alongside: Callable[[Sequence[bytes]], None] | None = None
-    ) -> Coroutine[Any, Any, None]:
-        end = self._offset + sum(map(len, chunks))
-        if end - self._offset <= INLINE_BYTES:
-            return self._finish_write(None, chunks, end, alongside)
-        thread = begin_blocking(self._executor, self._write, chunks, end, alongside)
-        return self._finish_write(thread, chunks, end, alongside)
-
-    async def _finish_write(
-        self,
-        thread: Coroutine[Any, Any, None] | None,
-        chunks: Sequence[bytes],
-        end: int,
-        alongside: Callable[[Sequence[bytes]], None] | None,
-    ) -> None:
-        try:
-            if thread is None:
-                self._write(chunks, end, alongside)
+                raise self._as_driver_error(error, path) from error
             else:
-                await thread
-        except OSError as error:
-            raise translate(error, self._path) from error
-        finally:
-            # Part of it may have been written when this failed or was cancelled.
-            self._offset = os.fstat(self._fd).st_size
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
 
-    @override
-    async def read(self, offset: int, length: int) -> bytes:
-        return await self._call(os.pread, self._fd, length, offset)
+    def _read_rest(self, fd: int, path: str) -> bytes:
+        parts = []
+        size = 0
+        while part := os.read(fd, 1 << 20):
+            parts.append(part)
+            size += len(part)
+            if size > SMALL_FILE_MAXIMUM:
+                logger.error("a file is too large for what it should be, and not read: %s", path)
+                raise PathNotFound(driver=self._name, path=path)
+        return b"".join(parts)
 
-    @override
-    async def truncate(self, size: int) -> None:
-        try:
-            await self._call(os.ftruncate, self._fd, size)
-        finally:
-            self._offset = os.fstat(self._fd).st_size
+    def _file_info(self, path: str, status: os.stat_result) -> FileInfo:
+        if not stat.S_ISREG(status.st_mode):
+            raise PathNotFound(driver=self._name, path=path)
+        modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+        return FileInfo(path, status.st_size, modified_at)
 
-    @override
-    async def sync(self) -> None:
-        await self._call(sync, self._fd)
 
-    @override
-    async def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+def _let_go(fd: int) -> None:
+    """Close a file that nothing was written to."""
+    with suppress(OSError):
+        os.close(fd)
 
-    def _write(
-        self,
-        chunks: Sequence[bytes],
-        end: int,
-        alongside: Callable[[Sequence[bytes]], None] | None,
-    ) -> None:
-        publishing.write_all(self._fd, chunks, self._offset)
-        if end - self._on_its_way >= WRITEBACK_BYTES:
-            # The disk works while the rest arrives, and the sync at the end has little to do.
-            start_writeback(self._fd, self._on_its_way, end - self._on_its_way)
-            self._on_its_way = end
-        if alongside is not None:
-            alongside(chunks)
 
-    async def _call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        try:
-            return await run_blocking(self._executor, function, *args)
-        except OSError as error:
-            raise translate(error, self._path) from error
+def _lock_request(kind: int, byte: int) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
 
 
 def _lock_byte(name: str) -> int:
@@ -483,47 +588,13 @@ def _lock_byte(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 2
 
 
-async def _acquire(fd: int, path: str, *, exclusive: bool, wait: float, byte: int = 0) -> None:
-    """Take an open-file-description lock, which ends with the descriptor, whatever happens.
-
-    Such locks also work between two requests of one process and over NFS.
-    """
-    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
-    request = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
-    deadline = time.monotonic() + wait
-    pause, longest = _LOCK_POLL_SECONDS
-    while True:
-        try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
-        except (BlockingIOError, PermissionError) as error:
-            if time.monotonic() >= deadline:
-                raise Busy(driver=NAME, path=path) from error
-        except OSError as error:
-            raise translate(error, path) from error
-        else:
-            return
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, longest)
-
-
 def _names(fd: int) -> list[str]:
-    return sorted(filter(is_component, os.listdir(fd)))
+    return sorted(filter(_is_shown, os.listdir(fd)))
 
 
-def _read_rest(fd: int, path: str) -> bytes:
-    parts = []
-    size = 0
-    while part := os.read(fd, 1 << 20):
-        parts.append(part)
-        size += len(part)
-        if size > SMALL_FILE_MAXIMUM:
-            logger.error("a file is too large for what it should be, and not read: %s", path)
-            raise PathNotFound(driver=NAME, path=path)
-    return b"".join(parts)
+def _is_shown(name: str) -> bool:
+    """Tell whether a name is a file's or a directory's, and not what NFS makes of a deleted one.
 
-
-def _file_info(path: str, status: os.stat_result) -> FileInfo:
-    if not stat.S_ISREG(status.st_mode):
-        raise PathNotFound(driver=NAME, path=path)
-    modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
-    return FileInfo(path, status.st_size, modified_at)
+    Its client renames what is deleted while it is open, and deletes it when it is closed.
+    """
+    return is_component(name) and _SILLY_NAME.fullmatch(name) is None

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from alauda_registry.storage.driver import (
     Busy,
+    Capacity,
     Ensure,
     FileInfo,
     FileReader,
@@ -171,6 +172,10 @@ class InMemoryDriver(StorageDriver):
     @override
     async def check(self, *, write: bool) -> None:
         return
+
+    @override
+    async def capacity(self) -> Capacity | None:
+        return None
 
     @override
     async def aclose(self) -> None:
