@@ -18,6 +18,7 @@ from conformance.benchmarks.load import LoadFailed, ProgramMissing, find_program
 from conformance.benchmarks.processes import StartFailed
 from conformance.benchmarks.results import Section, merge, render_document
 from conformance.benchmarks.scenarios import (
+    check_tree,
     memory,
     page_catalog,
     page_referrers,
@@ -45,6 +46,7 @@ SCENARIOS: Mapping[str, Callable[[Bench], Section]] = {
     "page-tags": page_tags.run,
     "page-catalog": page_catalog.run,
     "page-referrers": page_referrers.run,
+    "check-tree": check_tree.run,
 }
 
 FAILURES = (

@@ -13,6 +13,7 @@ import yaml
 from typing_extensions import override
 
 from alauda_registry.server import run
+from alauda_registry.server.commands import fsck
 from alauda_registry.server.settings import CannotStart, Settings
 from alauda_registry.server.sources import Key, Override, load_settings
 
@@ -76,9 +77,14 @@ _FLAGS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code: 0 done, 1 it cannot be done, 2 it was not understood."""
+    """Run the command; the exit code: 0 done, 1 it cannot be done, 2 it was not understood.
+
+    A check has codes of its own for what it found.
+    """
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+        if options.command == "fsck":
+            return fsck.run(options)
         overrides = [
             Override(flag.name, flag.key, str(value))
             for flag in _FLAGS
@@ -141,18 +147,25 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
                 command.add_argument(flag.name, action="store_true", help=flag.help)
             else:
                 command.add_argument(flag.name, metavar=flag.metavar, help=flag.help)
+    check_tree = commands.add_parser(
+        "fsck",
+        help="look for what is broken in the data, and repair it",
+        description="Check a registry's data: ours, or that of registry:2 or registry:3.",
+        epilog=fsck.EPILOG,
+    )
+    fsck.add_arguments(check_tree)
     names = list(commands.choices)
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     if arguments and arguments[0] == first and first not in names:
         parser.error(f"there is no command {first!r}{_suggest(first, names)}")
     first_flag = arguments[0].partition("=")[0] if arguments else ""
-    if first_flag in _flag_names():
+    if first_flag in {*_flag_names("serve"), *_flag_names("fsck")}:
         parser.error(f"{first_flag} belongs behind the command: {_in_order(arguments, names)}")
     options, rest = parser.parse_known_args(arguments)
     if rest:
         known = ["--help", "--version"]
         if options.command:
-            known = ["--help", *_flag_names()]
+            known = ["--help", *_flag_names(options.command)]
         chosen = commands.choices.get(options.command, parser)
         chosen.error(f"{rest[0]} is not understood{_suggest(rest[0].split('=')[0], known)}")
     if options.command is None:
@@ -182,12 +195,16 @@ def _suggest(word: str, known: Sequence[str]) -> str:
 
 
 def _in_order(arguments: list[str], names: Sequence[str]) -> str:
-    command = next((argument for argument in arguments if argument in names), "serve")
+    flag = arguments[0].partition("=")[0]
+    guess = "serve" if flag in _flag_names("serve") else "fsck"
+    command = next((argument for argument in arguments if argument in names), guess)
     others = [argument for argument in arguments if argument != command]
     return shlex.join(["image-registry", command, *others])
 
 
-def _flag_names() -> list[str]:
+def _flag_names(command: str) -> list[str]:
+    if command == "fsck":
+        return list(fsck.FLAGS)
     return ["--config", *(flag.name for flag in _FLAGS)]
 
 

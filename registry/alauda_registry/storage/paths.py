@@ -24,7 +24,8 @@ an underscore, where it never looks::
     └── _registry
         └── secret                                           ours: signs upload locations
 
-A ``link`` holds a digest, without a newline.
+A ``link`` holds a digest, without a newline. Beside ``/docker`` lie ``/_fsck``, where the check
+puts what it takes out of the tree, and ``/_driver``, which belongs to the driver.
 """
 
 from alauda_registry.oci.digest import Digest
@@ -33,6 +34,8 @@ from alauda_registry.oci.reference import RepositoryName, Tag
 ROOT = "/docker/registry/v2"
 REPOSITORIES = f"{ROOT}/repositories"
 SECRET = f"{ROOT}/_registry/secret"
+QUARANTINE = "/_fsck/quarantine"
+"""A folder for each run of ``fsck --repair``, with what it took out of the tree, paths kept."""
 
 
 def blob_data(digest: Digest) -> str:
@@ -106,6 +109,11 @@ def referrers_scanned(name: RepositoryName) -> str:
 def referrers_seen(name: RepositoryName) -> str:
     """Return the file that lists revisions which the referrers index covers."""
     return f"{REPOSITORIES}/{name}/_referrers/seen"
+
+
+def referrers_index(name: str) -> str:
+    """Return the folder of all entries of the referrers index."""
+    return f"{REPOSITORIES}/{name}/_referrers/by-subject"
 
 
 def referrers(name: RepositoryName, subject: Digest) -> str:

@@ -95,6 +95,16 @@ class ScanCache:
         return scan
 
 
+def index_entry(name: RepositoryName, manifest: Manifest, digest: Digest) -> Write | None:
+    """Return what puts a manifest among the referrers of its subject, if it has one."""
+    if manifest.subject is None:
+        return None
+    descriptor = manifest.as_referrer(digest)
+    folder = paths.referrers(name, manifest.subject.digest)
+    content = json.dumps(descriptor.to_json(), ensure_ascii=False).encode()
+    return Write(f"{folder}/{_entry_name(descriptor)}", content)
+
+
 class ReferrerStore:
     """Indexes and lists the referrers of one repository."""
 
@@ -142,12 +152,15 @@ class ReferrerStore:
 
     def put_steps(self, manifest: Manifest, digest: Digest) -> list[Step]:
         """Return the steps that put a manifest among the referrers of its subject."""
-        if manifest.subject is None:
-            return []
-        descriptor = manifest.as_referrer(digest)
-        folder = paths.referrers(self._name, manifest.subject.digest)
-        content = json.dumps(descriptor.to_json(), ensure_ascii=False).encode()
-        return [Write(f"{folder}/{_entry_name(descriptor)}", content)]
+        entry = index_entry(self._name, manifest, digest)
+        return [] if entry is None else [entry]
+
+    async def claims(self, digest: Digest) -> bool:
+        """Tell whether the index says that it has a revision, so that no scan looks at it again."""
+        if digest in await self._saved():
+            return True
+        token = await self._fingerprint()
+        return token is not None and token == await self._scanned()
 
     def note(self, digest: Digest) -> None:
         """Take note that a manifest was pushed, and its entry with it."""

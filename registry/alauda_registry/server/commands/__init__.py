@@ -1,0 +1,1 @@
+"""Commands of ``image-registry`` that do their work and end."""

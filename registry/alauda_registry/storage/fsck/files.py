@@ -1,0 +1,32 @@
+"""A file of a tree, as reading finds it.
+
+This module is imported by a process that does nothing but read: it must stay light.
+"""
+
+from typing import NamedTuple
+
+BATCH = 2000
+"""How many files are handed over at a time."""
+
+
+class File(NamedTuple):
+    """A file in the tree.
+
+    Attributes:
+        path: Its path in the storage.
+        size: Its size in bytes.
+        modified: When it came to where it is, in seconds since 1970; 0 where nobody asks.
+        content: What it holds, if it is one of those that are read at once.
+        trouble: Why it can't be looked at, or "".
+    """
+
+    path: str
+    size: int
+    modified: float
+    content: bytes | None = None
+    trouble: str = ""
+
+
+def is_read(path: str) -> bool:
+    """Tell whether a file is one of those that are read along with the walk."""
+    return path.endswith("/link") or "/_referrers/by-subject/" in path

@@ -1,0 +1,209 @@
+"""Puts right what can be put right without losing anything.
+
+What leads to nothing is moved out of the tree into a folder of this run, under the path it
+had, so that it can be moved back by hand; what can be computed is written anew. Data is never
+deleted. Deletions and pushes of manifests are held off by the repository's lock, which the caller
+has. Commits of uploads take no such lock, so whatever was moved is looked at once more: when
+somebody has just pushed what was missing, it goes back.
+
+A run that is cut short leaves a mark. The next one first gives back what by then is right.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from alauda_registry.oci.digest import Digest
+from alauda_registry.oci.errors import DigestInvalid
+from alauda_registry.oci.manifest import Manifest
+from alauda_registry.oci.reference import RepositoryName, Tag
+from alauda_registry.storage import paths
+from alauda_registry.storage.driver import (
+    Move,
+    PathNotFound,
+    StorageDriver,
+    Write,
+)
+from alauda_registry.storage.fsck.findings import Finding, Kind
+from alauda_registry.storage.fsck.shapes import is_right_link, parse_link
+from alauda_registry.storage.fsck.tree import Outcome, verify
+from alauda_registry.storage.referrers import index_entry
+
+_UNFINISHED = "unfinished"
+_BLOBS = f"{paths.ROOT}/blobs/"
+
+
+class Repairer:
+    """Repairs what was found.
+
+    Args:
+        driver: The storage.
+        run: A name that no other run has; a path component.
+    """
+
+    def __init__(self, driver: StorageDriver, run: str) -> None:
+        self._driver = driver
+        self._place = f"{paths.QUARANTINE}/{run}"
+        self._is_marked = False
+        self._repairs: Mapping[Kind, Callable[[Finding], Coroutine[Any, Any, str | None]]] = {
+            Kind.BLOB_CORRUPT: self._take_away_corrupt,
+            Kind.BLOB_MISSING: self._take_away,
+            Kind.LINK_INVALID: self._repair_link,
+            Kind.LINK_MISMATCH: self._repair_link,
+            Kind.MANIFEST_MISSING: self._take_away,
+            Kind.TAG_TO_NOTHING: self._take_away_tag,
+            Kind.REFERRER_MISSING: self._write_entry,
+            Kind.LINK_WITHOUT_DATA: self._take_away,
+            Kind.HISTORY_TO_NOTHING: self._take_away,
+            Kind.TAG_EMPTY: self._take_away_tag,
+            Kind.REFERRER_STALE: self._take_away,
+            Kind.REFERRER_NOT_INDEXED: self._write_entry,
+        }
+
+    async def repair(self, finding: Finding) -> str | None:
+        """Do something about a finding, and say what; None when there is nothing to do.
+
+        Raises:
+            DriverError: It could not be done.
+        """
+        repair = self._repairs.get(finding.kind)
+        return None if repair is None else await repair(finding)
+
+    async def begin(self) -> None:
+        """Give back what runs that were cut short took without need.
+
+        Raises:
+            DriverError: It could not be done.
+        """
+        try:
+            runs = await self._driver.names(paths.QUARANTINE)
+        except PathNotFound:
+            return
+        for run in runs:
+            place = f"{paths.QUARANTINE}/{run}"
+            try:
+                await self._driver.stat(f"{place}/{_UNFINISHED}")
+            except PathNotFound:
+                continue
+            async with aclosing(self._driver.walk(place)) as files:
+                async for info in files:
+                    await self._give_back(place, info.path.removeprefix(place))
+            await self._driver.delete(f"{place}/{_UNFINISHED}")
+
+    async def end(self) -> None:
+        """Say that this run was not cut short.
+
+        Raises:
+            DriverError: It could not be done.
+        """
+        if self._is_marked:
+            await self._driver.delete(f"{self._place}/{_UNFINISHED}")
+
+    async def _take_away(self, finding: Finding) -> str | None:
+        if not await self._move(finding.path):
+            return None
+        if "/_manifests/revisions/" in finding.path:
+            await self._drop_folder(finding.path.removesuffix("/link"))
+        return f"moved to {self._place}{finding.path}"
+
+    async def _take_away_tag(self, finding: Finding) -> str | None:
+        folder = paths.tag(RepositoryName(finding.repository or ""), Tag(finding.tag or ""))
+        async with aclosing(self._driver.walk(folder)) as files:
+            found = [info.path async for info in files]
+        for path in found:
+            await self._move(path)
+        await self._drop_folder(folder)
+        return f"moved to {self._place}{folder}"
+
+    async def _take_away_corrupt(self, finding: Finding) -> str | None:
+        moved = f"{self._place}{finding.path}"
+        await self._mark()
+        await self._driver.publish(Move(finding.path, moved))
+        info = await self._driver.stat(moved)
+        is_same = (info.size, info.modified_at) == (finding.size, finding.modified_at)
+        # Hashing takes long, and is only needed when it was just replaced.
+        if not is_same and await self._give_back(self._place, finding.path):
+            return None
+        return f"moved to {moved}"
+
+    async def _repair_link(self, finding: Finding) -> str | None:
+        """Write a link anew where its path says all there is to say, or else move it."""
+        if finding.tag is not None:
+            return await self._take_away_tag(finding)
+        digest = Digest.parse(finding.digest or "")
+        try:
+            await self._driver.stat(paths.blob_data(digest))
+        except PathNotFound:
+            return await self._take_away(finding)
+        held = await self._driver.read(finding.path)
+        await self._mark()
+        await self._driver.publish(
+            Write(f"{self._place}{finding.path}", held),
+            Write(finding.path, str(digest).encode()),
+        )
+        return f"written anew; what it held is in {self._place}{finding.path}"
+
+    async def _write_entry(self, finding: Finding) -> str | None:
+        digest = Digest.parse(finding.digest or "")
+        content = await self._driver.read(paths.blob_data(digest))
+        entry = index_entry(
+            RepositoryName(finding.repository or ""), Manifest.parse(content, None), digest
+        )
+        if entry is None:
+            return None
+        await self._driver.publish(entry)
+        return "written anew"
+
+    async def _move(self, path: str) -> bool:
+        """Move a file into quarantine, and tell whether it stays there."""
+        await self._mark()
+        await self._driver.publish(Move(path, f"{self._place}{path}"))
+        return not await self._give_back(self._place, path)
+
+    async def _give_back(self, place: str, path: str) -> bool:
+        """Move a file back if it is right where it was, and tell whether it is.
+
+        Only links to blobs and manifests, and blobs: they say the same whoever writes them,
+        so that nothing newer can be overwritten.
+        """
+        if not await self._is_right(place, path):
+            return False
+        try:
+            await self._driver.publish(Move(f"{place}{path}", path))
+        except PathNotFound:
+            return False
+        return True
+
+    async def _is_right(self, place: str, path: str) -> bool:
+        moved = f"{place}{path}"
+        try:
+            if path.startswith(_BLOBS):
+                *_, algorithm, _, encoded, _ = path.split("/")
+                digest = Digest.parse(f"{algorithm}:{encoded}")
+                outcome = await verify(self._driver, moved, digest, lambda _: None)
+                return outcome is Outcome.INTACT
+            if not path.endswith("/link") or "/_manifests/tags/" in path:
+                return False
+            content = await self._driver.read(moved)
+            target = parse_link(content)
+            if target is None or not is_right_link(path, content):
+                return False
+            await self._driver.stat(paths.blob_data(target))
+        except (PathNotFound, DigestInvalid, ValueError):
+            return False
+        return True
+
+    async def _drop_folder(self, folder: str) -> None:
+        """Remove a folder that has no files any more, so that it is not taken for something."""
+        async with aclosing(self._driver.walk(folder)) as left:
+            async for _ in left:
+                return
+        try:
+            await self._driver.delete(folder)
+        except PathNotFound:
+            return
+
+    async def _mark(self) -> None:
+        if not self._is_marked:
+            await self._driver.publish(Write(f"{self._place}/{_UNFINISHED}", b""))
+            self._is_marked = True

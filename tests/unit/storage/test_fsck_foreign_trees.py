@@ -1,0 +1,93 @@
+"""Trees and names that a check must not be misled by."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from alauda_registry.oci.digest import Digest
+from alauda_registry.oci.reference import RepositoryName
+from alauda_registry.storage import paths
+from alauda_registry.storage.driver import Busy
+from alauda_registry.storage.drivers.filesystem import FilesystemDriver
+from alauda_registry.storage.fsck.verdicts import Rules
+from alauda_registry.storage.repositories import Registry
+from tests.unit.storage.checking import LAYERS, check, fill
+from tests.unit.storage.pushing import EMPTY, image, push
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 64 + "/data", "b" * 64 + "/link", "team/" + "c" * 70 + "/x"]
+)
+async def test_repositories_with_names_as_long_as_digests_are_read(
+    tmp_path: Path, name: str
+) -> None:
+    driver = FilesystemDriver(tmp_path)
+    repository = Registry(driver).repository(RepositoryName(name))
+    await push(repository, image(LAYERS[0]), "v1", blobs=[EMPTY, LAYERS[0]])
+    assert (await check(driver, tmp_path, rules=Rules(age=timedelta(0)))).findings == []
+    await driver.delete(paths.blob_data(Digest.of(LAYERS[0])))
+
+    checked = await check(driver, tmp_path, rules=Rules(age=timedelta(0)))
+    await driver.aclose()
+
+    assert checked.summary.repositories == 1
+    assert checked.summary.broken > 0
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe.txt", b"\x1b[31m", b"two\nlines", "é☃".encode(), b"x y"]
+)
+async def test_odd_names_are_strays_and_written_harmlessly(tmp_path: Path, name: bytes) -> None:
+    driver = FilesystemDriver(tmp_path)
+    await fill(driver)
+    folder = bytes(tmp_path / paths.REPOSITORIES[1:] / "team/app/_layers")
+    os.close(os.open(folder + b"/" + name, os.O_WRONLY | os.O_CREAT))
+
+    checked = await check(driver, tmp_path)
+    await driver.aclose()
+
+    (found,) = checked.findings
+    assert found.kind == "stray"
+    assert found.path.isascii()
+    assert found.path.isprintable()
+
+
+async def test_a_chain_of_folders_without_an_end_is_a_stray(tmp_path: Path) -> None:
+    driver = FilesystemDriver(tmp_path)
+    await fill(driver)
+    (tmp_path / paths.REPOSITORIES[1:] / (("d" * 60 + "/") * 40)).mkdir(parents=True)
+
+    checked = await check(driver, tmp_path)
+    await driver.aclose()
+
+    assert [finding.kind for finding in checked.findings] == ["stray"]
+
+
+async def test_one_repair_runs_at_a_time(tmp_path: Path) -> None:
+    driver, other = FilesystemDriver(tmp_path), FilesystemDriver(tmp_path)
+    await fill(driver)
+
+    async with driver.lock("fsck-repair", exclusive=True, wait=0):
+        with pytest.raises(Busy):
+            await check(other, tmp_path, run="second")
+
+    await driver.aclose()
+    await other.aclose()
+
+
+async def test_where_not_one_blob_is_nothing_is_taken_away(tmp_path: Path) -> None:
+    driver = FilesystemDriver(tmp_path)
+    await fill(driver)
+    await driver.delete(f"{paths.ROOT}/blobs")
+    before = [info.path async for info in driver.walk("/docker")]
+
+    checked = await check(driver, tmp_path, run="run")
+
+    assert checked.summary.broken > 0
+    assert {finding.repaired for finding in checked.findings} == {None}
+    assert [info.path async for info in driver.walk("/docker")] == before
+    await driver.aclose()
