@@ -4,7 +4,7 @@ URL ?= http://127.0.0.1:5000
 ARGS ?=
 LOCK = .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
 
-.PHONY: help run test check tools conformance bench lock clean
+.PHONY: help run test torture check tools conformance bench lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -20,6 +20,9 @@ check: .venv/.dev ## ruff, mypy, import-linter
 
 tools: .venv/.dev ## install the real clients and peers that the tests run against
 	.venv/bin/python -m tests.parts
+
+torture: check tools ## the long proofs: power cuts, kill -9, histories of three servers
+	.venv/bin/python -m pytest tests/torture --torture $(ARGS)
 
 conformance: .venv/.dev ## check the registry of make run, or that of URL=..., against the specification
 	.venv/bin/python -m conformance.oci --url $(URL) $(ARGS)
