@@ -63,10 +63,11 @@ def children_of(pid: int, containing: bytes = b"") -> list[int]:
         containing: What their command lines have to contain.
     """
     found = []
-    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        with contextlib.suppress(OSError):
-            if containing in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            with contextlib.suppress(OSError):
+                if containing in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
     return found
 
 

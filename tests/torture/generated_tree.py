@@ -21,8 +21,8 @@ from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.storage import paths
 from alauda_registry.storage.drivers.inmemory import InMemoryDriver
 from alauda_registry.storage.fsck.check import Check
-from alauda_registry.storage.fsck.files import BATCH, File
-from alauda_registry.storage.fsck.tree import Outcome, Tree
+from alauda_registry.storage.fsck.files import BATCH, File, Outcome
+from alauda_registry.storage.fsck.tree import Tree
 from alauda_registry.storage.fsck.verdicts import Rules
 from tests.unit.storage.checking import SilentWatcher
 

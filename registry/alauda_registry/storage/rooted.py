@@ -129,7 +129,8 @@ class RootedDirectory:
     """Opens, renames and deletes below one directory, and never beside it.
 
     Args:
-        root: The directory; it is made, with its parents, when it is missing.
+        root: The directory.
+        make: Whether it is made, with its parents, when it is missing.
         openat2: Whether to use the system call of that name where the kernel has it.
         volume: The identity that it must have; it is not made then.
         accept: Given the descriptor of what is at the root's path, before that is used, now and
@@ -148,6 +149,7 @@ class RootedDirectory:
         self,
         root: Path,
         *,
+        make: bool = True,
         openat2: bool = True,
         volume: str | None = None,
         accept: Callable[[int], object] = lambda fd: None,
@@ -157,7 +159,8 @@ class RootedDirectory:
         self.generation = 0
         self._accept = accept
         if volume is None:
-            make_root(root)
+            if make:
+                make_root(root)
             self._fd = os.open(root, _DIRECTORY)
             try:
                 accept(self._fd)

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from alauda_registry.oci.reference import Tag
 from alauda_registry.server.cli import main
 from alauda_registry.storage import paths
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
+from tests.parts.processes import children_of, wait_until
 from tests.unit.storage.checking import APP, LAYERS, fill
 
 DATA = paths.blob_data(Digest.of(LAYERS[1]))
@@ -302,6 +303,23 @@ def large(root: Path) -> None:
         file.truncate(64 * 2**30)
 
 
+def hashing(root: Path, *arguments: str | Path) -> "tuple[subprocess.Popen[str], list[int]]":
+    """Start a check, wait until all but the large blob is hashed, and return who hashes that."""
+    process = started(root, "--jobs", "1", "--progress", *arguments)
+    assert process.stderr is not None
+    seen = ""
+    while re.search(r"[1-9][MG]/68.7G", seen) is None:
+        seen += process.stderr.read(1)
+    return process, children_of(process.pid, b"fsck.hasher")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(
     root: Path, tmp_path: Path, number: signal.Signals
@@ -313,12 +331,7 @@ def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(
         (["--state", state], "the same command goes on there"),
     ]
     for arguments, advice in cases:
-        process = started(root, "--jobs", "1", "--progress", *arguments)
-        assert process.stderr is not None
-        seen = ""
-        while "hashing" not in seen:
-            seen += process.stderr.read(1)
-        time.sleep(0.5)
+        process, hashers = hashing(root, *arguments)
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
 
@@ -327,6 +340,7 @@ def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(
         assert advice in err
         assert "Traceback" not in err
         assert out == ""
+        assert not any(is_alive(pid) for pid in hashers)
     assert state.exists()
 
 
@@ -377,3 +391,25 @@ def test_help_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "image-registry fsck --root ./data" in out
     assert "exit codes" in out
+
+
+def test_a_check_says_so_when_a_process_that_hashes_is_killed(root: Path) -> None:
+    large(root)
+    process, hashers = hashing(root)
+    for hasher in hashers:
+        os.kill(hasher, signal.SIGKILL)
+    out, err = process.communicate(timeout=20)
+
+    assert process.returncode == 3
+    assert "cannot go on: directory: hashing was cut short" in err
+    assert out == ""
+    assert not any(is_alive(pid) for pid in hashers)
+
+
+def test_no_process_outlives_a_check_that_is_killed(root: Path) -> None:
+    large(root)
+    process, hashers = hashing(root)
+    process.kill()
+    process.communicate(timeout=20)
+
+    wait_until(lambda: not any(is_alive(pid) for pid in hashers), "the end of all")

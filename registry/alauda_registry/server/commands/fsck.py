@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--state", metavar="FILE", help="keep here how far hashing came")
     parser.add_argument("--after", metavar="DIGEST", type=_digest, help="hash blobs behind this")
-    parser.add_argument("--jobs", metavar="N", type=_count, help="threads that hash")
+    parser.add_argument("--jobs", metavar="N", type=_count, help="processes that hash")
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -124,7 +123,6 @@ class Meter:
 
     def __init__(self, is_shown: bool) -> None:
         self._is_shown = is_shown
-        self._guard = threading.Lock()
         self._bar: tqdm[NoReturn] | None = None
 
     def begin(self, phase: str, total: int | None, unit: str) -> None:
@@ -139,10 +137,9 @@ class Meter:
         )
 
     def advance(self, count: int) -> None:
-        """Show that so many units more are done; may be called in any thread."""
+        """Show that so many units more are done."""
         if self._bar is not None:
-            with self._guard:
-                self._bar.update(count)
+            self._bar.update(count)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -2,12 +2,13 @@
 
 Blobs are read before the links to them: what a push makes meanwhile then looks like a link
 without data, which another look clears up at once, and not like data without a link, which
-only another check of everything could.
+only another check of everything could. They are hashed while the links are read, since neither
+takes all cores; what that says is taken in when it is known whose the blobs are.
 """
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
@@ -21,16 +22,15 @@ from alauda_registry.storage.fsck.ledger import Doubt, Ledger, Suspicion
 from alauda_registry.storage.fsck.manifests import examine
 from alauda_registry.storage.fsck.repairs import Repairer
 from alauda_registry.storage.fsck.shapes import Sorter
-from alauda_registry.storage.fsck.tree import Outcome, Tree
+from alauda_registry.storage.fsck.tree import Tree
 from alauda_registry.storage.fsck.verdicts import Judge, Rules
+from alauda_registry.storage.fsck.verification import Stretch, Verification
 
 SETTLE_SECONDS = 1.0
 """How long after it was first seen something is looked at again."""
 
 _DUE_AT_ONCE = 100
-_HASHED_AT_ONCE = 8
-_HASHED_FILES = 256
-_HASHED_BYTES = 32 * 1024 * 1024
+_TOLD_SECONDS = 0.5
 _SCRATCH = "/_driver/scratch"
 _NAMED = 3
 
@@ -43,7 +43,7 @@ class Watcher(Protocol):
         ...
 
     def advance(self, count: int) -> None:
-        """So many units more are done; called from any thread."""
+        """So many units more are done."""
         ...
 
     def reached(self, digest: Digest, suspects: Sequence[Digest]) -> None:
@@ -115,6 +115,7 @@ class Check:
         suspects: What an earlier check, cut short, had found when it came there.
         settle_seconds: How long after it was first seen something is looked at again.
         now: The time, in seconds since 1970.
+        clock: Another time, in seconds, that nobody sets.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Check:
         suspects: Sequence[Digest] = (),
         settle_seconds: float = SETTLE_SECONDS,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._driver = driver
         self._tree = tree
@@ -137,12 +139,14 @@ class Check:
         self._watcher = watcher
         self._repairer = repairer
         self._locking = locking
-        self._after = after
         self._suspects = suspects
         self._settle_seconds = settle_seconds
         self._now = now
+        self._clock = clock
         self._judge = Judge(driver, rules, now)
         self._ledger = Ledger()
+        self._verification = Verification(tree, self._ledger, after)
+        self._undecided: deque[tuple[float, Stretch]] = deque()
         self._has_blobs = False
         self.summary = Summary()
 
@@ -165,6 +169,7 @@ class Check:
                     self._driver.lock("fsck-repair", exclusive=True, wait=0)
                 )
                 await self._repairer.begin()
+            held.push_async_callback(self._verification.stop)
             for part in (self._read, self._verify, self._finish):
                 async with aclosing(part()) as found:
                     async for finding in found:
@@ -184,12 +189,14 @@ class Check:
                         await self._examine(sorter)
                         self._compare()
                 await self._examine(sorter)
+                if self._rules.hashing:
+                    self._verification.go_on()
                 self._watcher.advance(len(batch))
                 async for finding in self._look_again():
                     yield finding
         self._compare()
         self._ledger.suspect_unlinked(
-            now=self._now(), before=started - self._rules.age.total_seconds()
+            seen=self._clock(), before=started - self._rules.age.total_seconds()
         )
         async with aclosing(self._tree.walk(_SCRATCH)) as batches:
             async for batch in batches:
@@ -202,7 +209,7 @@ class Check:
         self.summary.blobs, self.summary.blob_bytes = self._ledger.count_blobs()
 
     def _suspect(self, suspicion: Suspicion) -> None:
-        self._ledger.suspect(suspicion, self._now())
+        self._ledger.suspect(suspicion, self._clock())
 
     async def _examine(self, sorter: Sorter) -> None:
         """Look into the manifests that came up, and write down what came up so far."""
@@ -216,84 +223,48 @@ class Check:
         self._ledger.write()
 
     def _compare(self) -> None:
-        now = self._now()
-        self._ledger.judge(now=now, uploads_before=now - self._rules.upload_age.total_seconds())
+        uploads_before = self._now() - self._rules.upload_age.total_seconds()
+        self._ledger.judge(seen=self._clock(), uploads_before=uploads_before)
 
     async def _verify(self) -> AsyncGenerator[Finding, None]:
-        """Hash the blobs that have not been looked into so far."""
+        """Take in what hashing says of the blobs that have not been looked into so far."""
         if not self._rules.hashing:
             return
         for digest in self._suspects:
             self._suspect(Suspicion(Doubt.BYTES, digest=digest))
-        after = self._after
-        _, size = self._ledger.to_verify(after)
-        self._watcher.begin("hashing", size, "B")
-        while batches := self._next_batches(after):
-            after = batches[-1][-1]
-            undecided = await self._verify_all(batches)
-            if undecided:
-                # Whoever stops here and goes on behind these must have been told of them.
-                await asyncio.sleep(self._settle_seconds)
+        self._watcher.begin("hashing", self._verification.total(), "B")
+        while (found := await self._verification.stretches(patience=_TOLD_SECONDS)) is not None:
+            self._watcher.advance(self._verification.take_hashed())
+            for stretch in found:
+                for digest in stretch.wrong:
+                    self._suspect(Suspicion(Doubt.BYTES, digest=digest))
+                self._undecided.append((self._clock(), stretch))
             async for finding in self._look_again():
                 yield finding
-            for digest, wrong in undecided:
-                self._watcher.reached(digest, wrong)
-
-    async def _verify_all(
-        self, batches: Sequence[Sequence[Digest]]
-    ) -> list[tuple[Digest, list[Digest]]]:
-        """Hash batches, and return how far that came from the first suspect on, and those."""
-        undecided: list[tuple[Digest, list[Digest]]] = []
-        tasks = [
-            asyncio.ensure_future(self._tree.verify(batch, self._watcher.advance))
-            for batch in batches
-        ]
-        try:
-            for batch, task in zip(batches, tasks, strict=True):
-                wrong = [digest for digest, outcome in await task if outcome is not Outcome.GONE]
-                for digest in wrong:
-                    self._suspect(Suspicion(Doubt.BYTES, digest=digest))
-                if wrong or undecided:
-                    undecided.append((batch[-1], wrong))
-                else:
-                    self._watcher.reached(batch[-1], wrong)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        return undecided
-
-    def _next_batches(self, after: Digest | None) -> list[list[Digest]]:
-        """Return the next blobs, so many together that each thread is busy for a while."""
-        batches: list[list[Digest]] = []
-        room = 0
-        for digest, size in self._ledger.unverified(after, limit=_HASHED_AT_ONCE * _HASHED_FILES):
-            if room < size or len(batches[-1]) >= _HASHED_FILES:
-                if len(batches) == _HASHED_AT_ONCE:
-                    break
-                batches.append([])
-                room = max(size, _HASHED_BYTES)
-            batches[-1].append(digest)
-            room -= size
-        return batches
 
     async def _finish(self) -> AsyncGenerator[Finding, None]:
         """Look at everything again that is left."""
         self._watcher.begin("looking again", None, "")
         while (latest := self._ledger.latest_suspicion()) is not None:
-            await asyncio.sleep(max(0.0, latest + self._settle_seconds - self._now()))
+            await asyncio.sleep(max(0.0, latest + self._settle_seconds - self._clock()))
             async for finding in self._look_again():
                 yield finding
 
     async def _look_again(self) -> AsyncGenerator[Finding, None]:
         """Look at what came up some time ago."""
-        before = self._now() - self._settle_seconds
+        before = self._clock() - self._settle_seconds
         while due := self._ledger.due(before, limit=_DUE_AT_ONCE):
             for _, suspicion in due:
                 finding = await self._decide(suspicion)
                 if finding is not None:
                     yield self._explain(finding)
             self._ledger.drop([number for number, _ in due])
+        # Whoever stops here and goes on behind these has been told of them.
+        while self._undecided and (
+            self._undecided[0][0] <= before or not self._undecided[0][1].wrong
+        ):
+            _, stretch = self._undecided.popleft()
+            self._watcher.reached(stretch.last, stretch.wrong)
 
     async def _decide(self, suspicion: Suspicion) -> Finding | None:
         failure = None
@@ -338,7 +309,7 @@ class Check:
             return replace(finding, failure=str(error))
         if done is not None and finding.kind is Kind.BLOB_CORRUPT and finding.digest is not None:
             digest = Digest.parse(finding.digest)
-            self._ledger.suspect_links(digest, now=self._now(), reason="corrupt")
+            self._ledger.suspect_links(digest, seen=self._clock(), reason="corrupt")
         return replace(finding, repaired=done)
 
     def _explain(self, finding: Finding) -> Finding:

@@ -1,12 +1,7 @@
 """Reading a tree straight from its directory, with all cores."""
 
 import asyncio
-import errno
 import os
-import pickle
-import subprocess
-import sys
-import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,25 +11,23 @@ from typing_extensions import override
 
 from alauda_registry.oci.digest import Digest
 from alauda_registry.storage import paths
-from alauda_registry.storage.driver import Unreachable
-from alauda_registry.storage.fsck import walker
-from alauda_registry.storage.fsck.files import File
-from alauda_registry.storage.fsck.tree import MANIFEST_MAXIMUM, Outcome, Tree
+from alauda_registry.storage.fsck.files import File, Outcome
+from alauda_registry.storage.fsck.processes import (
+    Hashers,
+    Stopped,
+    end,
+    receive_files,
+    start_walk,
+)
+from alauda_registry.storage.fsck.tree import MANIFEST_MAXIMUM, Tree
 from alauda_registry.storage.fsck.walker import Walk
 from alauda_registry.storage.threads import run_blocking
 
-_CHUNK = 1024 * 1024
-NAME = "directory"
 # A pipe that somebody left in the tree must not be waited for.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """The check was told to stop while a blob was hashed."""
 
 
 class DirectoryTree(Tree):
@@ -42,23 +35,28 @@ class DirectoryTree(Tree):
 
     Args:
         root: The directory.
-        jobs: How many threads hash.
+        jobs: How many processes hash.
     """
 
     def __init__(self, root: Path, *, jobs: int) -> None:
         self._root = root
-        self._executor = ThreadPoolExecutor(jobs + 1, thread_name_prefix="fsck")
-        self._buffers = threading.local()
-        self._stopped = threading.Event()
+        self._hashers = Hashers(root)
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="fsck-reading")
+        # Each of these waits for a process that hashes.
+        self._hashing = ThreadPoolExecutor(jobs, thread_name_prefix="fsck-hashing")
+        self._is_stopped = False
 
     def interrupt(self) -> None:
-        """Let the threads end as soon as they can, even in the middle of a blob."""
-        self._stopped.set()
+        """Let everything end as soon as it can, even in the middle of a blob."""
+        self._is_stopped = True
+        self._hashers.stop()
 
     def close(self) -> None:
-        """Let the threads end. Closing twice is harmless."""
-        self._stopped.set()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """Let threads and processes end. Closing twice is harmless."""
+        self.interrupt()
+        self._reading.shutdown(wait=True, cancel_futures=True)
+        self._hashing.shutdown(wait=True, cancel_futures=True)
+        self._hashers.close()
 
     @override
     async def walk(self, folder: str) -> AsyncGenerator[Sequence[File], None]:
@@ -67,13 +65,12 @@ class DirectoryTree(Tree):
             for batch in Walk(str(self._root)).batches(folder):
                 yield batch
             return
-        process = await self._run(_start, self._root, folder)
+        process = await self._run(self._reading, start_walk, self._root, folder)
         try:
-            while batch := await self._run(_receive, process):
+            while batch := await self._run(self._reading, receive_files, process):
                 yield batch
         finally:
-            process.kill()
-            process.communicate()
+            end(process)
 
     @override
     async def examine(
@@ -82,27 +79,26 @@ class DirectoryTree(Tree):
         def examine() -> list[T]:
             return [look(digest, self._read(digest)) for digest in digests]
 
-        return await self._run(examine)
+        return await self._run(self._reading, examine)
 
     @override
     async def verify(
         self, digests: Sequence[Digest], advance: Callable[[int], None]
     ) -> list[tuple[Digest, Outcome]]:
-        return await self._run(self._verify, digests, advance)
+        return await self._run(self._hashing, self._hashers.compare, digests, advance)
 
-    async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def _run(
+        self, executor: ThreadPoolExecutor, function: Callable[[*Ts], T], *args: *Ts
+    ) -> T:
         try:
-            return await run_blocking(self._executor, function, *args)
+            return await run_blocking(executor, function, *args)
         except Stopped as stopped:
             # Whoever stops the threads cancels what waits for them.
             raise asyncio.CancelledError from stopped
 
-    def _require_going_on(self) -> None:
-        if self._stopped.is_set():
-            raise Stopped
-
     def _read(self, digest: Digest) -> bytes | None:
-        self._require_going_on()
+        if self._is_stopped:
+            raise Stopped
         try:
             fd = os.open(f"{self._root}{paths.blob_data(digest)}", _FILE)
         except OSError:
@@ -113,54 +109,3 @@ class DirectoryTree(Tree):
                 return file.read(size) if size <= MANIFEST_MAXIMUM else None
             except OSError:
                 return None
-
-    def _verify(
-        self, digests: Sequence[Digest], advance: Callable[[int], None]
-    ) -> list[tuple[Digest, Outcome]]:
-        try:
-            buffer = self._buffers.buffer
-        except AttributeError:
-            buffer = self._buffers.buffer = memoryview(bytearray(_CHUNK))
-        found = []
-        for digest in digests:
-            try:
-                fd = os.open(f"{self._root}{paths.blob_data(digest)}", _FILE)
-            except OSError as error:
-                gone = error.errno in _GONE
-                found.append((digest, Outcome.GONE if gone else Outcome.UNREADABLE))
-                continue
-            try:
-                if self._hash(fd, digest, buffer, advance) != digest.encoded:
-                    found.append((digest, Outcome.CORRUPT))
-            except OSError:
-                found.append((digest, Outcome.UNREADABLE))
-            finally:
-                os.close(fd)
-        return found
-
-    def _hash(
-        self, fd: int, digest: Digest, buffer: memoryview, advance: Callable[[int], None]
-    ) -> str:
-        hasher = digest.algorithm.hasher()
-        while True:
-            count = os.readv(fd, [buffer])
-            hasher.update(buffer[:count])
-            advance(count)
-            # What is not full is the end. Were it not, the next look would tell.
-            if count < _CHUNK:
-                return hasher.hexdigest()
-            self._require_going_on()
-
-
-def _start(root: Path, folder: str) -> "subprocess.Popen[bytes]":
-    program = [sys.executable, "-P", "-m", walker.__name__, str(root), folder]
-    return subprocess.Popen(program, stdout=subprocess.PIPE)  # noqa: S603 -- a module of ours
-
-
-def _receive(process: "subprocess.Popen[bytes]") -> list[File]:
-    """Return the next batch of a walk, which is empty at the end."""
-    try:
-        batch = pickle.load(process.stdout)  # type: ignore[arg-type] # noqa: S301 -- of our own
-    except (EOFError, pickle.UnpicklingError) as error:
-        raise Unreachable("the walk was cut short", driver=NAME, path=paths.ROOT) from error
-    return [File(*file) for file in batch]

@@ -1,8 +1,9 @@
-"""A file of a tree, as reading finds it.
+"""A file of a tree, as reading finds it, and what hashing says of it.
 
-This module is imported by a process that does nothing but read: it must stay light.
+This module is imported by processes that do nothing but read: it must stay light.
 """
 
+from enum import Enum
 from typing import NamedTuple
 
 BATCH = 2000
@@ -25,6 +26,15 @@ class File(NamedTuple):
     modified: float
     content: bytes | None = None
     trouble: str = ""
+
+
+class Outcome(Enum):
+    """What hashing a blob said."""
+
+    INTACT = "intact"
+    CORRUPT = "corrupt"
+    GONE = "gone"
+    UNREADABLE = "unreadable"
 
 
 def is_read(path: str) -> bool:

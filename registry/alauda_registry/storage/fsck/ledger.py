@@ -36,7 +36,7 @@ def key_of(algorithm: str, encoded: str) -> bytes | None:
 
 def key(digest: Digest) -> bytes:
     """Return the short form of a digest."""
-    return bytes((_NUMBERS[digest.algorithm.value],)) + bytes.fromhex(digest.encoded)
+    return bytes((_NUMBERS[digest.algorithm],)) + bytes.fromhex(digest.encoded)
 
 
 def digest_of(key: bytes) -> Digest:
@@ -208,13 +208,13 @@ class Ledger:
                 rows.clear()
         self._database.execute("COMMIT")
 
-    def suspect(self, suspicion: Suspicion, now: float) -> None:
+    def suspect(self, suspicion: Suspicion, seen: float) -> None:
         """Take note of something to be looked at again."""
         digest, other = suspicion.digest, suspicion.other
         self._database.execute(
             "INSERT INTO suspicion VALUES(NULL, ?, ?, ?, ?, ?, ?)",
             (
-                now,
+                seen,
                 suspicion.doubt.value,
                 suspicion.repository,
                 suspicion.name,
@@ -223,21 +223,21 @@ class Ledger:
             ),
         )
 
-    def judge(self, *, now: float, uploads_before: float) -> None:
+    def judge(self, *, seen: float, uploads_before: float) -> None:
         """Compare what is known of the repositories that were read, and forget it.
 
         Args:
-            now: When they were read.
+            seen: When they were read.
             uploads_before: Uploads that nobody wrote to since then are left over.
         """
         self.write()
         self._database.execute("BEGIN")
-        values = {"now": now, "uploads_before": uploads_before}
+        values = {"seen": seen, "uploads_before": uploads_before}
         for doubt, columns, rest in _JUDGE:
             distinct = "DISTINCT" if columns.startswith("DISTINCT ") else ""
             self._database.execute(
                 "INSERT INTO suspicion(seen, doubt, repository, name, digest, other) "
-                f"SELECT {distinct} :now, '{doubt}', {columns.removeprefix('DISTINCT ')} {rest}",
+                f"SELECT {distinct} :seen, '{doubt}', {columns.removeprefix('DISTINCT ')} {rest}",
                 values,
             )
         self._database.execute("INSERT INTO linked SELECT target, repository, digest FROM layer")
@@ -246,13 +246,13 @@ class Ledger:
             self._database.execute(f"DELETE FROM {table}")  # noqa: S608 -- a name of ours
         self._database.execute("COMMIT")
 
-    def suspect_unlinked(self, *, now: float, before: float) -> None:
+    def suspect_unlinked(self, *, seen: float, before: float) -> None:
         """Suspect the blobs that nothing links to, except those that came just now."""
         self._database.execute(
             "INSERT INTO suspicion(seen, doubt, repository, name, digest) "
             "SELECT ?, 'unlinked', '', '', digest FROM blob WHERE modified < ? "
             "AND digest NOT IN (SELECT digest FROM linked WHERE digest IS NOT NULL)",
-            (now, before),
+            (seen, before),
         )
 
     def due(self, before: float, *, limit: int) -> list[tuple[int, Suspicion]]:
@@ -289,13 +289,13 @@ class Ledger:
         ).fetchone() or (None,)
         return None if seen is None else float(seen)
 
-    def to_verify(self, after: Digest | None) -> tuple[int, int]:
-        """Return how many blobs, and how many bytes, have not been compared to their digests."""
-        blobs, size = self._database.execute(
-            "SELECT count(*), ifnull(sum(size), 0) FROM blob WHERE is_read = 0 AND digest > ?",
+    def bytes_to_verify(self, after: Digest | None) -> int:
+        """Return how many bytes the blobs have that were not compared to their digests."""
+        (size,) = self._database.execute(
+            "SELECT ifnull(sum(size), 0) FROM blob WHERE is_read = 0 AND digest > ?",
             (b"" if after is None else key(after),),
         ).fetchone()
-        return int(blobs), int(size)
+        return int(size)
 
     def unverified(self, after: Digest | None, *, limit: int) -> Iterator[tuple[Digest, int]]:
         """Yield the next of them in their order, with their sizes."""
@@ -317,13 +317,13 @@ class Ledger:
         ).fetchone()
         return [name for (name,) in found], count
 
-    def suspect_links(self, digest: Digest, *, now: float, reason: str) -> None:
+    def suspect_links(self, digest: Digest, *, seen: float, reason: str) -> None:
         """Suspect the links that lead to a blob."""
         self._database.execute(
             "INSERT INTO suspicion(seen, doubt, repository, name, digest) "
             "SELECT ?, 'layer', repository, ?, layer FROM linked "
             "WHERE digest = ? AND layer IS NOT NULL",
-            (now, reason, key(digest)),
+            (seen, reason, key(digest)),
         )
 
     def count_blobs(self) -> tuple[int, int]:

@@ -24,9 +24,10 @@ from alauda_registry.storage.driver import (
     StorageDriver,
     Write,
 )
+from alauda_registry.storage.fsck.files import Outcome
 from alauda_registry.storage.fsck.findings import Finding, Kind
 from alauda_registry.storage.fsck.shapes import is_right_link, parse_link
-from alauda_registry.storage.fsck.tree import Outcome, verify
+from alauda_registry.storage.fsck.tree import verify
 from alauda_registry.storage.referrers import index_entry
 
 _UNFINISHED = "unfinished"

@@ -9,7 +9,6 @@ hold both to the same answers.
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from enum import Enum
 from typing import Any, Protocol, TypeVar
 
 from typing_extensions import override
@@ -17,7 +16,7 @@ from typing_extensions import override
 from alauda_registry.oci.digest import Digest
 from alauda_registry.storage import paths
 from alauda_registry.storage.driver import DriverError, FileInfo, PathNotFound, StorageDriver
-from alauda_registry.storage.fsck.files import BATCH, File, is_read
+from alauda_registry.storage.fsck.files import BATCH, File, Outcome, is_read
 from alauda_registry.storage.threads import run_blocking
 
 MANIFEST_MAXIMUM = 64 * 1024 * 1024
@@ -28,15 +27,6 @@ _INLINE_BYTES = 256 * 1024
 
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-class Outcome(Enum):
-    """What hashing a blob said."""
-
-    INTACT = "intact"
-    CORRUPT = "corrupt"
-    GONE = "gone"
-    UNREADABLE = "unreadable"
 
 
 class Tree(Protocol):

@@ -23,11 +23,11 @@ from alauda_registry.storage.driver import (
     PathNotFound,
     StorageDriver,
 )
-from alauda_registry.storage.fsck.files import is_read
+from alauda_registry.storage.fsck.files import Outcome, is_read
 from alauda_registry.storage.fsck.findings import Finding, Kind
 from alauda_registry.storage.fsck.ledger import Doubt, Suspicion
 from alauda_registry.storage.fsck.shapes import fingerprint_of_entry, is_right_link, parse_link
-from alauda_registry.storage.fsck.tree import Outcome, verify
+from alauda_registry.storage.fsck.tree import verify
 from alauda_registry.storage.referrers import ReferrerStore, ScanCache, index_entry
 
 _SCRATCH = "/_driver/scratch/"
