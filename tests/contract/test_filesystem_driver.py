@@ -4,8 +4,10 @@ Nothing that somebody left in the directory leads out of it, and what survives a
 is decided by what is synced and when.
 """
 
+import errno
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from alauda_registry.storage.driver import (
     Ensure,
     Move,
+    OutOfSpace,
     PathNotFound,
     Unreachable,
     Write,
@@ -331,3 +334,66 @@ async def test_a_name_that_a_power_cut_kept_is_not_written_through(tmp_path: Pat
     assert await driver.read("/blobs/data") == b"content"
     assert not (tmp_path / "uploads/data").exists()
     await driver.aclose()
+
+
+async def test_a_new_folder_shows_with_the_file_in_it(
+    driver: FilesystemDriver, synced: Callable[[], list[str]], root: Path
+) -> None:
+    await driver.publish(Write("/tags/old/current/link", b"x"))
+    synced()
+
+    write = Write("/tags/new/current/link", b"1", folder="/tags/new")
+    await driver.publish(write)
+    assert synced() == ["scratch", "scratch", "scratch", "/tags"]
+    assert await driver.read("/tags/new/current/link") == b"1"
+
+    await driver.publish(Ensure("/tags/new/current/link"))
+    assert synced() == []
+
+    await driver.publish(replace(write, content=b"2"))
+    assert synced() == ["scratch", "/tags/new/current"]
+    assert await driver.read("/tags/new/current/link") == b"2"
+    assert os.listdir(root / "_driver/scratch") == []
+
+
+async def test_a_folder_that_somebody_makes_meanwhile_gets_the_file(
+    driver: FilesystemDriver, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pushes of a new tag: the one that comes second finds the folder in its place."""
+    rename, others = os.rename, iter([b"other"])
+
+    def beaten(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        for content in others:
+            (root / "tags/new/current").mkdir(parents=True)
+            (root / "tags/new/current/link").write_bytes(content)
+        rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "rename", beaten)
+    await driver.publish(Write("/tags/new/current/link", b"ours", folder="/tags/new"))
+
+    assert await driver.read("/tags/new/current/link") == b"ours"
+    assert os.listdir(root / "_driver/scratch") == []
+
+
+async def test_a_folder_that_was_left_empty_is_filled(driver: FilesystemDriver, root: Path) -> None:
+    (root / "tags/new").mkdir(parents=True)
+    (root / "tags/newer/current").mkdir(parents=True)
+
+    for name in ("new", "newer"):
+        folder = f"/tags/{name}"
+        await driver.publish(Write(f"{folder}/current/link", b"x", folder=folder))
+        assert await driver.read(f"{folder}/current/link") == b"x"
+
+
+async def test_a_folder_that_does_not_fit_leaves_nothing(
+    driver: FilesystemDriver, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutOfSpace):
+        await driver.publish(Write("/tags/new/current/link", b"x", folder="/tags/new"))
+
+    assert os.listdir(root / "_driver/scratch") == []
+    assert not (root / "tags").exists()

@@ -54,7 +54,7 @@ _PUSH_IMAGE = Action("push", 0, 0, 1)
 _PUSH_INDEX = Action("push", 0, 3, 1)
 _PUSH_ELSEWHERE = Action("push", 1, 1, 1)
 _DELETE_IMAGE = Action("delete manifest", 0, 0)
-_DELETE_TAG = Action("delete tag", 0, 0, 0)
+_DELETE_INDEX = Action("delete manifest", 0, 3)
 _SOON = Action("wait")
 _LATER = Action("wait", more=4)
 
@@ -81,10 +81,19 @@ TOGETHER = _in_many_orders(
     orders=10,
     start=1,
 )
+NEW_TAGS = _in_many_orders(
+    (_PUSH_INDEX, Action("push", 0, 3, 2)),
+    (_LATER,),
+    (Action("push", 0, 4, 2),),
+    (),
+    (Action("push", 0, 4, 1),),
+    orders=10,
+    start=1,
+)
 REPLACED = _in_many_orders(
-    (_PUSH_INDEX, _DELETE_TAG, _PUSH_IMAGE),
-    (_DELETE_TAG, Action("push", 0, 1, 1), _DELETE_TAG),
-    (_PUSH_IMAGE, Action("push", 0, 1, 1)),
+    (_PUSH_INDEX, _DELETE_INDEX, _PUSH_INDEX),
+    (_PUSH_INDEX, _DELETE_INDEX, _PUSH_INDEX),
+    (_PUSH_INDEX, _DELETE_INDEX),
     orders=6,
 )
 DELETE_AGAINST_PUSH = _in_many_orders(
@@ -124,6 +133,7 @@ def _misordered() -> Iterator[Mutation]:
         ("a blob's link comes before its bytes", FIRST_PUSH, planting.link_first),
         ("a revision comes before its bytes", PUSH, planting.first_two_swapped),
         ("a tag comes before its revision", PUSH, planting.last_two_swapped),
+        ("a tag's folder comes before its link", FIRST_PUSH, planting.folder_first),
         ("files are written in place", RETAG, planting.in_place),
         ("files are removed before they are replaced", RETAG, planting.removed_first),
         ("what others published is not synced", SAME, planting.without_ensure),
@@ -157,6 +167,7 @@ def _mistaken_for_durable() -> Iterator[Mutation]:
         TOGETHER,
         planted=planting.remembered_before_synced,
     )
+    yield Mutation("a sync under way is joined", NEW_TAGS, planted=planting.sync_under_way_joined)
     yield Mutation(
         "digests of another length are trusted",
         UPLOADS,

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -76,6 +77,16 @@ async def link_first(real: Publish, driver: FilesystemDriver, stages: Sequence[S
     """Publish the link to a blob before its bytes."""
     is_blob = len(stages) == 2 and isinstance(stages[0], Move)
     await real(driver, *(reversed(stages) if is_blob else stages))
+
+
+async def folder_first(real: Publish, driver: FilesystemDriver, stages: Sequence[Stage]) -> None:
+    """Make the folder of a new tag before there is anything in it."""
+    for stage in stages:
+        steps = flatten([stage])
+        await real(
+            driver,
+            tuple(replace(step, folder="") if isinstance(step, Write) else step for step in steps),
+        )
 
 
 async def in_place(real: Publish, driver: FilesystemDriver, stages: Sequence[Stage]) -> None:
@@ -201,6 +212,21 @@ def _defined(name: str) -> Any:
         if name in vars(module) and vars(module)[name].__module__ == module.__name__:
             return vars(module)[name]
     raise LookupError(f"nothing in the storage is called {name} any more: adapt the mutation")
+
+
+def sync_under_way_joined() -> AbstractContextManager[object]:
+    """Take a sync that has begun for one that comes upon all changes."""
+    kind = _defined("SharedSyncs")
+    real = kind.sync
+
+    def sync(self: Any, change: Any, fd: int) -> None:
+        running = change.directory.running
+        if running is None:
+            real(self, change, fd)
+        else:
+            running.wait()
+
+    return mock.patch.object(kind, "sync", sync)
 
 
 def remembered_before_synced() -> AbstractContextManager[object]:

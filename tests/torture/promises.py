@@ -323,9 +323,8 @@ async def _tags(repository: Repository) -> list[str]:
 async def _tag(repository: Repository, name: str) -> Value:
     try:
         digest = await repository.tags.resolve(Tag(name))
-    except ManifestUnknown:
-        # A folder without a link in it is all that is left of a push that was cut short.
-        return None
+    except ManifestUnknown as unknown:
+        raise Broken("tags that are listed are there", (repository.name, name)) from unknown
     if await _manifest(repository, digest) is None:
         raise Broken("tags lead to manifests", (repository.name, name))
     return str(digest)

@@ -73,11 +73,16 @@ class Write:
 
     One that is not ``durable`` may be gone, empty or torn after a power cut, though it is
     whole for every reader until then.
+
+    Attributes:
+        folder: A directory above it, or "". When that is missing, it shows with the file in it
+            and never without.
     """
 
     path: str
     content: bytes
     durable: bool = True
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

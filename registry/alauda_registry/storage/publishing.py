@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from alauda_registry.storage.driver import Ensure, Move, Stage, Step, Write, flatten
 from alauda_registry.storage.durability import (
@@ -36,7 +36,10 @@ class _Prepared:
     step: Step
     source: str = ""
     fd: int = -1
-    is_done: bool = False
+    scratch: str = ""
+    """What is left in scratch when it does not become visible."""
+    folders: dict[str, Identity | None] = field(default_factory=dict)
+    """What will be renamed along with the file: what lies at each path then."""
 
     @property
     def path(self) -> str:
@@ -84,6 +87,10 @@ class Publisher:
                 if prepared.fd >= 0 and prepared.is_durable:
                     with _blaming(prepared):
                         sync(prepared.fd)
+            for prepared in everything:
+                if isinstance(prepared.step, Write) and prepared.source != prepared.scratch:
+                    with _blaming(prepared):
+                        self._prepare_folder(prepared, prepared.step)
             for stage in plan:
                 self._show(stage)
             for step in flatten(stages):
@@ -93,25 +100,36 @@ class Publisher:
             for prepared in everything:
                 if prepared.fd >= 0:
                     os.close(prepared.fd)
-                    if isinstance(prepared.step, Write) and not prepared.is_done:
-                        with suppress(OSError):
-                            self._root.remove(prepared.source, durable=False)
+                if prepared.scratch:
+                    with suppress(OSError):
+                        self._root.remove(prepared.scratch, durable=False)
 
     def _show(self, stage: Sequence[_Prepared]) -> None:
         with self._directories.changing() as changes:
             shown: dict[str, Identity | None] = {}
+            inside: dict[str, Identity | None] = {}
             for prepared in stage:
                 with _blaming(prepared):
                     if isinstance(prepared.step, Ensure):
                         identity = self._look_at(prepared.path)
                         if identity and self._directories.is_durable(prepared.path, identity):
                             continue
+                    elif prepared.folders and self._rename_folder(prepared, changes):
+                        folder, *below = prepared.folders
+                        if prepared.is_durable:
+                            shown[folder] = prepared.folders[folder]
+                            inside |= {path: prepared.folders[path] for path in below}
+                            inside[prepared.path] = identify(prepared.fd)
+                        continue
                     else:
                         self._rename(prepared, changes)
                         identity = identify(prepared.fd)
                 if prepared.is_durable:
                     shown[prepared.path] = identity
             changes.make_durable(shown)
+            self._directories.remember(
+                {path: identity for path, identity in inside.items() if identity is not None}
+            )
 
     def _drop_if_empty(self, folder: str) -> None:
         above, name = split(folder)
@@ -140,7 +158,34 @@ class Publisher:
                 self._root.rename(prepared.source, prepared.path)
                 # It may have gone into another folder than the one that is open.
                 changes.look_anew(target)
-        prepared.is_done = True
+        if prepared.source == prepared.scratch:
+            prepared.scratch = ""
+
+    def _prepare_folder(self, prepared: _Prepared, step: Write) -> None:
+        """Make durable that a folder in scratch leads to the file in it."""
+        found: dict[str, Identity | None] = {}
+        path = prepared.source
+        while path != prepared.scratch:
+            path = split(path)[0]
+            with self._root.directory(path) as fd:
+                if step.durable:
+                    os.fsync(fd)
+                found[f"{step.folder}{path.removeprefix(prepared.scratch)}"] = identify(fd)
+        prepared.folders = dict(reversed(found.items()))
+
+    def _rename_folder(self, prepared: _Prepared, changes: Changes) -> bool:
+        """Let a folder show with the file in it, unless there is one by now."""
+        source, source_name = split(prepared.scratch)
+        target, target_name = split(next(iter(prepared.folders)))
+        try:
+            source_fd, target_fd = changes.directory(source), changes.directory(target)
+            os.rename(source_name, target_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+        except OSError:
+            # Or a file server did it, and its answer was lost.
+            if not self._is_at(prepared.path, prepared.fd):
+                return False
+        prepared.scratch = ""
+        return True
 
     def _is_at(self, path: str, file: int) -> bool:
         try:
@@ -155,8 +200,10 @@ class Publisher:
 
 def _prepare(root: RootedDirectory, prepared: _Prepared) -> None:
     match prepared.step:
-        case Write(content=content):
-            prepared.source = root.scratch_path()
+        case Write(path=path, content=content, folder=folder):
+            prepared.source = prepared.scratch = root.scratch_path()
+            if folder and not _is_there(root, folder):
+                prepared.source += path.removeprefix(folder)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             prepared.fd = root.open_file(prepared.source, flags)
             write_all(prepared.fd, [content], 0)
@@ -167,6 +214,17 @@ def _prepare(root: RootedDirectory, prepared: _Prepared) -> None:
             start_writeback(prepared.fd)
         case Ensure():
             pass
+
+
+def _is_there(root: RootedDirectory, path: str) -> bool:
+    try:
+        os.close(root.open(path, os.O_PATH))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        # Whatever is in the way is met again, and told, by whoever makes the file.
+        return True
+    return True
 
 
 @contextmanager

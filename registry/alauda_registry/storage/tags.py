@@ -116,7 +116,9 @@ class TagStore:
         before = await read_link(self._driver, current)
         if before == digest:
             return [Ensure(current)]
-        steps: list[Step] = [Write(current, str(digest).encode())]
+        # A folder alone would be listed as a tag, and answered with 404.
+        folder = paths.tag(self._name, tag)
+        steps: list[Step] = [Write(current, str(digest).encode(), folder=folder)]
         if before is not None:
             history = paths.tag_history(self._name, tag, before)
             steps.append(Write(history, str(before).encode()))

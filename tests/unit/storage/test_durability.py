@@ -73,15 +73,18 @@ class Disk:
         self.changed(source.parent, source.name)
         if not self._is_acknowledged(target) or self.lies:
             return
-        if not self._has_synced_bytes(source):
+        files = [path for path in source.rglob("*") if path.is_file()] or [source]
+        if not all(map(self._has_synced_bytes, files)):
             self.complaints.append(f"bytes not synced before their name: {target}")
+        if any(folder.is_relative_to(source) for folder in self._unsynced):
+            self.complaints.append(f"folder not synced before its name: {target}")
         for earlier in self.published:
             is_relied_on = any(
                 later in target.parts and before in earlier.parts for later, before in RELIANCE
             )
             if is_relied_on and earlier.exists() and not self.survives(earlier):
                 self.complaints.append(f"published before {earlier} was durable: {target}")
-        self.published.append(target)
+        self.published += [target / file.relative_to(source) for file in files]
 
     def survives(self, path: Path) -> bool:
         names = [path, *path.parents]
