@@ -265,6 +265,29 @@ def test_the_state_is_kept_for_the_same_tree_only(
     assert not state.exists()
 
 
+@pytest.mark.parametrize("name", ["pipe", "/dev/null"])
+def test_a_state_that_is_no_file_is_refused_and_not_waited_for(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    assert run("--root", root, "--state", tmp_path / name) == 3
+
+    assert f"{tmp_path / name} is no file: name another one" in capsys.readouterr().err
+    assert (tmp_path / name).exists()
+
+
+def test_what_a_repair_leaves_broken_is_said_by_the_exit_code(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bytes are in quarantine, and the manifest that needs them is still served."""
+    write(root, DATA, b"rot")
+
+    assert run("--root", root, "--repair") == 1
+    assert capsys.readouterr().out.endswith("1 broken, 0 garbage\n")
+    assert run("--root", root) == 1
+
+
 def test_what_was_found_before_the_end_is_looked_at_again(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,19 +1,27 @@
 """Trees and names that a check must not be misled by."""
 
+import asyncio
+import itertools
 import os
+import time
+import tracemalloc
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from alauda_registry.oci.digest import Digest
-from alauda_registry.oci.reference import RepositoryName
+from alauda_registry.oci.reference import RepositoryName, Tag
 from alauda_registry.storage import paths
-from alauda_registry.storage.driver import Busy
+from alauda_registry.storage.driver import Busy, Write
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
+from alauda_registry.storage.fsck.check import Check
+from alauda_registry.storage.fsck.directory import DirectoryTree
+from alauda_registry.storage.fsck.findings import Kind
 from alauda_registry.storage.fsck.verdicts import Rules
 from alauda_registry.storage.repositories import Registry
-from tests.unit.storage.checking import LAYERS, check, fill
+from tests.unit.storage.checking import APP, IMAGE, LAYERS, SilentWatcher, check, fill
 from tests.unit.storage.pushing import EMPTY, image, push
 
 pytestmark = pytest.mark.anyio
@@ -90,4 +98,50 @@ async def test_where_not_one_blob_is_nothing_is_taken_away(tmp_path: Path) -> No
     assert checked.summary.broken > 0
     assert {finding.repaired for finding in checked.findings} == {None}
     assert [info.path async for info in driver.walk("/docker")] == before
+    await driver.aclose()
+
+
+@pytest.mark.parametrize("repairing", [False, True])
+async def test_what_is_far_too_long_for_a_link_is_not_read(tmp_path: Path, repairing: bool) -> None:
+    driver = FilesystemDriver(tmp_path)
+    await fill(driver)
+    links = [
+        paths.blob_link(APP, Digest.of(LAYERS[0])),
+        paths.revision_link(APP, Digest.of(IMAGE)),
+        paths.tag_current(APP, Tag("latest")),
+    ]
+    for link in links:
+        os.truncate(tmp_path / link[1:], 2**30)
+
+    tracemalloc.start()
+    checked = await check(driver, tmp_path, run="run" if repairing else None)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    found = {(finding.path, bool(finding.repaired)) for finding in checked.findings}
+    assert {(link, repairing) for link in links} <= found
+    assert most < 32 * 2**20
+    if repairing:
+        for link in links:
+            assert (tmp_path / f"_fsck/quarantine/run{link}").stat().st_size == 2**30
+        assert (await driver.read(links[0])).decode() == str(Digest.of(LAYERS[0]))
+    await driver.aclose()
+
+
+async def test_a_clock_that_is_set_back_delays_nothing(tmp_path: Path) -> None:
+    driver = FilesystemDriver(tmp_path)
+    await fill(driver)
+    await driver.publish(Write(paths.blob_data(Digest.of(LAYERS[1])), b"rot"))
+    times = itertools.count(time.time(), -3600)
+    tree = DirectoryTree(tmp_path, jobs=1)
+    a_check = Check(
+        driver, tree, Rules(), SilentWatcher(), settle_seconds=0.01, now=lambda: next(times)
+    )
+
+    async with asyncio.timeout(20), aclosing(a_check.findings()) as findings:
+        found = [finding.kind async for finding in findings]
+
+    assert found == [Kind.BLOB_CORRUPT]
+    tree.close()
+    a_check.close()
     await driver.aclose()

@@ -135,7 +135,12 @@ async def test_corrupt_data_is_missed_when_it_was_taken_away(name: str) -> None:
 
     repaired = await check(driver, run="run")
 
-    assert repaired.found() == [("blob-corrupt", path), ("blob-missing", link)]
+    assert repaired.found() == [
+        ("blob-corrupt", path),
+        ("blob-missing", link),
+        ("manifest-incomplete", manifest),
+    ]
+    assert repaired.summary.broken == 1, "its manifest still is"
     assert await walked(driver, PLACE) == [f"{PLACE}{path}", f"{PLACE}{link}"]
     assert (await check(driver)).found() == [("manifest-incomplete", manifest)]
 

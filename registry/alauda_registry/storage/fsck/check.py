@@ -144,7 +144,7 @@ class Check:
         self._now = now
         self._clock = clock
         self._judge = Judge(driver, rules, now)
-        self._ledger = Ledger()
+        self._ledger = Ledger(keeps_needs=repairer is not None)
         self._verification = Verification(tree, self._ledger, after)
         self._undecided: deque[tuple[float, Stretch]] = deque()
         self._has_blobs = False
@@ -310,6 +310,8 @@ class Check:
         if done is not None and finding.kind is Kind.BLOB_CORRUPT and finding.digest is not None:
             digest = Digest.parse(finding.digest)
             self._ledger.suspect_links(digest, seen=self._clock(), reason="corrupt")
+            # What was taken away is put right, and what needs it is not.
+            self._ledger.suspect_needs(digest, seen=self._clock())
         return replace(finding, repaired=done)
 
     def _explain(self, finding: Finding) -> Finding:

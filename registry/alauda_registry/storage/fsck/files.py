@@ -10,6 +10,10 @@ BATCH = 2000
 """How many files are handed over at a time."""
 
 
+LINK_MAXIMUM = 4096
+"""What is longer is no link; no more of it is read."""
+
+
 class File(NamedTuple):
     """A file in the tree.
 

@@ -96,6 +96,7 @@ class Suspicion:
 _SCHEMA = """
 CREATE TABLE blob(digest BLOB PRIMARY KEY, size INT, modified REAL, is_read INT) WITHOUT ROWID;
 CREATE TABLE linked(digest BLOB, repository TEXT, layer BLOB);
+CREATE TABLE needed(repository TEXT, manifest BLOB, digest BLOB);
 CREATE TABLE layer(
     repository TEXT, digest BLOB, target BLOB, PRIMARY KEY(repository, digest)) WITHOUT ROWID;
 CREATE TABLE revision(
@@ -182,7 +183,8 @@ class Ledger:
         sqlite3.Error: From every method, when the folder for temporary files is full.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_needs: bool = False) -> None:
+        self._keeps_needs = keeps_needs
         # The empty name stands for a temporary file.
         self._database = sqlite3.connect("", isolation_level=None)
         for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE",
@@ -242,6 +244,10 @@ class Ledger:
             )
         self._database.execute("INSERT INTO linked SELECT target, repository, digest FROM layer")
         self._database.execute("INSERT INTO linked SELECT digest, repository, NULL FROM revision")
+        if self._keeps_needs:
+            self._database.execute(
+                "INSERT INTO needed SELECT repository, manifest, digest FROM need"
+            )
         for table in _OF_REPOSITORIES:
             self._database.execute(f"DELETE FROM {table}")  # noqa: S608 -- a name of ours
         self._database.execute("COMMIT")
@@ -324,6 +330,16 @@ class Ledger:
             "SELECT ?, 'layer', repository, ?, layer FROM linked "
             "WHERE digest = ? AND layer IS NOT NULL",
             (seen, reason, key(digest)),
+        )
+
+    def suspect_needs(self, digest: Digest, *, seen: float) -> None:
+        """Suspect the manifests that need a blob, which the ledger has to keep."""
+        self._database.execute(
+            "INSERT INTO suspicion(seen, doubt, repository, name, digest, other) "
+            "SELECT ?, 'need', repository, '', manifest, digest FROM needed "
+            "WHERE (repository, digest) IN (SELECT repository, layer FROM linked "
+            "WHERE digest = ? AND layer IS NOT NULL)",
+            (seen, key(digest)),
         )
 
     def count_blobs(self) -> tuple[int, int]:

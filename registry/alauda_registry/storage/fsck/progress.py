@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -41,19 +43,18 @@ class Progress:
             OtherTree: It is about another tree, or is something else.
         """
         progress = cls(path)
-        text = path.read_text(errors="replace") if path.exists() else ""
-        lines = [line for line in text.splitlines() if line]
-        if lines:
-            header = _decode(lines[0])
-            if header.get("fsck") != root:
-                told = header.get("fsck")
-                about = "was not written by fsck" if told is None else f"is about {told}"
-                raise OtherTree(f"{path} {about}: name another file, or remove it")
-            for line in lines[1:]:
-                progress._take(_decode(line))
-        progress._file = path.open("a")
-        if not lines:
-            progress._write({"fsck": root})
+        # Nobody has to be at the other end of a pipe for it to be opened like this.
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OtherTree(f"{path} is no file: name another one")
+        file = open(fd, "a+", errors="replace")  # noqa: SIM115 -- it stays open
+        try:
+            file.seek(0)
+            progress._begin(file, root)
+        except BaseException:
+            file.close()
+            raise
         return progress
 
     def reached(self, digest: Digest, suspects: list[Digest]) -> None:
@@ -76,6 +77,20 @@ class Progress:
             # Where there is no room for the last line, the ones before it are good enough.
             with contextlib.suppress(OSError):
                 file.close()
+
+    def _begin(self, file: IO[str], root: str) -> None:
+        lines = [line for line in file.read().splitlines() if line]
+        if lines:
+            header = _decode(lines[0])
+            if header.get("fsck") != root:
+                told = header.get("fsck")
+                about = "was not written by fsck" if told is None else f"is about {told}"
+                raise OtherTree(f"{self.path} {about}: name another file, or remove it")
+            for line in lines[1:]:
+                self._take(_decode(line))
+        self._file = file
+        if not lines:
+            self._write({"fsck": root})
 
     def _take(self, fields: dict[str, Any]) -> None:
         try:

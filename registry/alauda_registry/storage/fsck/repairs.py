@@ -24,10 +24,10 @@ from alauda_registry.storage.driver import (
     StorageDriver,
     Write,
 )
-from alauda_registry.storage.fsck.files import Outcome
+from alauda_registry.storage.fsck.files import LINK_MAXIMUM, Outcome
 from alauda_registry.storage.fsck.findings import Finding, Kind
 from alauda_registry.storage.fsck.shapes import is_right_link, parse_link
-from alauda_registry.storage.fsck.tree import verify
+from alauda_registry.storage.fsck.tree import read_beginning, verify
 from alauda_registry.storage.referrers import index_entry
 
 _UNFINISHED = "unfinished"
@@ -136,13 +136,15 @@ class Repairer:
             await self._driver.stat(paths.blob_data(digest))
         except PathNotFound:
             return await self._take_away(finding)
-        held = await self._driver.read(finding.path)
+        place, link = f"{self._place}{finding.path}", Write(finding.path, str(digest).encode())
+        is_small = (await self._driver.stat(finding.path)).size < LINK_MAXIMUM
         await self._mark()
-        await self._driver.publish(
-            Write(f"{self._place}{finding.path}", held),
-            Write(finding.path, str(digest).encode()),
-        )
-        return f"written anew; what it held is in {self._place}{finding.path}"
+        if is_small:
+            held = await self._driver.read(finding.path)
+            await self._driver.publish(Write(place, held), link)
+        else:
+            await self._driver.publish(Move(finding.path, place), link)
+        return f"written anew; what it held is in {place}"
 
     async def _write_entry(self, finding: Finding) -> str | None:
         digest = Digest.parse(finding.digest or "")
@@ -185,7 +187,7 @@ class Repairer:
                 return outcome is Outcome.INTACT
             if not path.endswith("/link") or "/_manifests/tags/" in path:
                 return False
-            content = await self._driver.read(moved)
+            content = await read_beginning(self._driver, moved)
             target = parse_link(content)
             if target is None or not is_right_link(path, content):
                 return False

@@ -16,7 +16,7 @@ from typing_extensions import override
 from alauda_registry.oci.digest import Digest
 from alauda_registry.storage import paths
 from alauda_registry.storage.driver import DriverError, FileInfo, PathNotFound, StorageDriver
-from alauda_registry.storage.fsck.files import BATCH, File, Outcome, is_read
+from alauda_registry.storage.fsck.files import BATCH, LINK_MAXIMUM, File, Outcome, is_read
 from alauda_registry.storage.threads import run_blocking
 
 MANIFEST_MAXIMUM = 64 * 1024 * 1024
@@ -123,11 +123,28 @@ class DriverTree(Tree):
         if not is_read(info.path):
             return File(info.path, info.size, modified)
         try:
-            return File(info.path, info.size, modified, await self._driver.read(info.path))
+            return File(
+                info.path, info.size, modified, await read_beginning(self._driver, info.path)
+            )
         except PathNotFound:
             return None
         except DriverError as error:
             return File(info.path, info.size, modified, None, str(error))
+
+
+async def read_beginning(driver: StorageDriver, path: str) -> bytes:
+    """Return what a link holds, or the beginning of what is too long to be one.
+
+    Raises:
+        PathNotFound: There is no such file.
+        DriverError: It can't be read.
+    """
+    reader = await driver.open(path)
+    try:
+        async with aclosing(reader.stream(0, LINK_MAXIMUM)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+    finally:
+        reader.close()
 
 
 async def verify(

@@ -27,7 +27,7 @@ from alauda_registry.storage.fsck.files import Outcome, is_read
 from alauda_registry.storage.fsck.findings import Finding, Kind
 from alauda_registry.storage.fsck.ledger import Doubt, Suspicion
 from alauda_registry.storage.fsck.shapes import fingerprint_of_entry, is_right_link, parse_link
-from alauda_registry.storage.fsck.tree import verify
+from alauda_registry.storage.fsck.tree import read_beginning, verify
 from alauda_registry.storage.referrers import ReferrerStore, ScanCache, index_entry
 
 _SCRATCH = "/_driver/scratch/"
@@ -110,7 +110,7 @@ class Judge:
         path = suspicion.name
         try:
             if is_read(path):
-                await self._driver.read(path)
+                await read_beginning(self._driver, path)
             else:
                 (await self._driver.open(path)).close()
         except InvalidPath:
@@ -128,7 +128,7 @@ class Judge:
 
     async def _link(self, suspicion: Suspicion) -> Finding | None:
         path = suspicion.name
-        content = await self._driver.read(path)
+        content = await read_beginning(self._driver, path)
         if is_right_link(path, content):
             return None
         *_, algorithm, encoded, _ = path.split("/")
@@ -143,7 +143,7 @@ class Judge:
     async def _layer(self, suspicion: Suspicion) -> Finding | None:
         name, digest = _of_repository(suspicion)
         path = paths.blob_link(name, digest)
-        content = await self._driver.read(path)
+        content = await read_beginning(self._driver, path)
         target = parse_link(content)
         if target is None or await self._has_data(target):
             return None
@@ -161,7 +161,7 @@ class Judge:
     async def _manifest(self, suspicion: Suspicion) -> Finding | None:
         name, digest = _of_repository(suspicion)
         path = paths.revision_link(name, digest)
-        await self._driver.read(path)
+        await self._driver.stat(path)
         kind, message = await self._condition(digest)
         return None if kind is None else Finding(kind, path, message, name, str(digest))
 
@@ -186,14 +186,15 @@ class Judge:
         name, digest = _of_repository(suspicion)
         blob = suspicion.other
         path = paths.revision_link(name, digest)
-        await self._driver.read(path)
+        await self._driver.stat(path)
         manifest = await self._read_manifest(digest)
         if manifest is None or blob is None:
             return None
         what = "config" if manifest.config and manifest.config.digest == blob else "layer"
         kind = Kind.MANIFEST_INCOMPLETE
         try:
-            target = parse_link(await self._driver.read(paths.blob_link(name, blob)))
+            link = await read_beginning(self._driver, paths.blob_link(name, blob))
+            target = parse_link(link)
         except PathNotFound:
             message = f"the repository does not have its {what} {blob}"
             if self._rules.allow_sparse and what == "layer":
@@ -210,7 +211,7 @@ class Judge:
         name, digest = _of_repository(suspicion)
         child = suspicion.other
         path = paths.revision_link(name, digest)
-        await self._driver.read(path)
+        await self._driver.stat(path)
         if child is None or await self._has_revision(name, child):
             return None
         return Finding(
@@ -235,7 +236,7 @@ class Judge:
         name, tag = RepositoryName(suspicion.repository), Tag(suspicion.name)
         path = paths.tag_current(name, tag)
         try:
-            content = await self._driver.read(path)
+            content = await read_beginning(self._driver, path)
         except PathNotFound:
             async with aclosing(self._driver.walk(paths.tag(name, tag))) as left:
                 async for _ in left:
@@ -276,7 +277,7 @@ class Judge:
 
     async def _subject(self, suspicion: Suspicion) -> Finding | None:
         name, digest = _of_repository(suspicion)
-        await self._driver.read(paths.revision_link(name, digest))
+        await self._driver.stat(paths.revision_link(name, digest))
         manifest = await self._read_manifest(digest)
         entry = None if manifest is None else index_entry(name, manifest, digest)
         if manifest is None or manifest.subject is None or entry is None:
@@ -347,7 +348,7 @@ class Judge:
 
     async def _has_revision(self, name: RepositoryName, digest: Digest) -> bool:
         try:
-            content = await self._driver.read(paths.revision_link(name, digest))
+            content = await read_beginning(self._driver, paths.revision_link(name, digest))
         except PathNotFound:
             return False
         return parse_link(content) is not None

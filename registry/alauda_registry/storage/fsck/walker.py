@@ -19,9 +19,8 @@ from collections.abc import Iterator, Sequence
 
 from alauda_registry.storage import paths
 from alauda_registry.storage.driver import PATH_MAXIMUM, is_component
-from alauda_registry.storage.fsck.files import BATCH, File, is_read
+from alauda_registry.storage.fsck.files import BATCH, LINK_MAXIMUM, File, is_read
 
-_LINK_BYTES = 4096
 _DIGEST_LENGTH = 64
 _LEAVES = ("data", "link")
 _BLOBS = f"{paths.ROOT}/blobs/"
@@ -92,7 +91,7 @@ class Walk:
         if is_read(path):
             fd = os.open(f"{self._root}{path}", _FILE)
             try:
-                content = os.read(fd, _LINK_BYTES)
+                content = os.read(fd, LINK_MAXIMUM)
             finally:
                 os.close(fd)
             return File(path, len(content), 0, content)
