@@ -11,57 +11,78 @@ from conformance.benchmarks.images import in_parallel, push_blob, push_manifest
 from conformance.benchmarks.results import Row, Section
 from conformance.benchmarks.servers import Server
 
-ONE = "push of small images, 1 connection"
-EIGHT = "push of small images, 8 connections"
+CLIENTS = (1, 8, 32)
+"""How many connections push at once."""
+
 TARGET = 1.2
-COUNTED = 20
+COUNTED = 5
+"""How many images of each connection have their syncs counted; of a single one four times that."""
 
 METHOD = (
     "A small image is a config and a manifest, no two alike: POST, PUT, and PUT of the manifest by "
-    "tag, one image after the other on each connection."
+    "tag, one image after the other on each connection. Syncs are those of one image; where "
+    "connections share them, there are fewer for each."
 )
 
 
 def run(bench: Bench) -> Section:
     """Measure images a second, and count the syncs of one image."""
     each = 20 if bench.quick else 60
-    images = [
-        bench.content.image("bench/tiny", f"tiny-{number}", []) for number in range(10 + 6 * each)
-    ]
-    warm_up, alone, together = images[:10], images[10 : 10 + each], images[10 + each :]
-    shares = [together[number::8] for number in range(8)]
+    warm_up = _images(bench, "warm-up", 10)
+    loads = {
+        clients: _shares(_images(bench, f"by-{clients}", each * size), clients)
+        for clients, size in zip(CLIENTS, (1, 5, 10), strict=True)
+    }
+    counted = {
+        clients: [share[: COUNTED if clients > 1 else 4 * COUNTED] for share in shares]
+        for clients, shares in loads.items()
+    }
 
     def measure(server: Server) -> Mapping[str, float]:
+        found = {}
         with bench.root() as root, servers.started(server, root) as running:
             push = partial(push_in_sequence, running.port)
             push(warm_up)
-            settle()
-            one = len(alone) / in_parallel(1, push, [alone])
-            settle()
-            eight = len(together) / in_parallel(8, push, shares)
-        return {ONE: one, EIGHT: eight}
+            for clients, shares in loads.items():
+                settle()
+                found[_what(clients)] = sum(map(len, shares)) / in_parallel(clients, push, shares)
+        return found
 
-    def count(server: Server) -> float:
-        calls = bench.count_syncs(server, lambda port: push_in_sequence(port, images[:COUNTED]))
-        return calls / COUNTED
+    def count(server: Server, clients: int) -> float:
+        shares = counted[clients]
+        calls = bench.count_syncs(
+            server, lambda port: in_parallel(clients, partial(push_in_sequence, port), shares)
+        )
+        return round(calls / sum(map(len, shares)), 1)
 
     found = bench.collect(bench.registries, measure)
     ceilings = bench.once(bench.sink(), measure)
-    our_syncs, peer_syncs = count(bench.ours), count(bench.peer)
     rows = [
         Row(
-            what=what,
+            what=_what(clients),
             unit="images/s",
             target=TARGET,
-            ours=found[what][bench.ours],
-            peer=found[what][bench.peer],
-            ceiling=ceilings[what],
-            our_syncs=our_syncs,
-            peer_syncs=peer_syncs,
+            ours=found[_what(clients)][bench.ours],
+            peer=found[_what(clients)][bench.peer],
+            ceiling=ceilings[_what(clients)],
+            our_syncs=count(bench.ours, clients),
+            peer_syncs=count(bench.peer, clients),
         )
-        for what in (ONE, EIGHT)
+        for clients in CLIENTS
     ]
     return Section("Pushes", METHOD, rows)
+
+
+def _what(clients: int) -> str:
+    return f"push of small images, {clients} connection{'s' if clients > 1 else ''}"
+
+
+def _images(bench: Bench, name: str, count: int) -> list[Image]:
+    return [bench.content.image("bench/tiny", f"{name}-{number}", []) for number in range(count)]
+
+
+def _shares(images: Sequence[Image], clients: int) -> list[Sequence[Image]]:
+    return [images[number::clients] for number in range(clients)]
 
 
 def push_in_sequence(port: int, images: Sequence[Image]) -> None:
