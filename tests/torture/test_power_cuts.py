@@ -91,7 +91,7 @@ def test_nothing_acknowledged_is_lost_wherever_the_power_is_cut(
     assert total.places >= (PROMISED if is_long else SHORT)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_nothing_is_lost_in_the_programs_that_mutations_are_found_in(
     memory: Path, is_long: bool, tell: Callable[[str], None]
 ) -> None:
