@@ -23,6 +23,8 @@
   x TooManyRequests            TOOMANYREQUESTS
   x StorageFull                UNAVAILABLE
   x StorageUnavailable         UNAVAILABLE
+  x AuthorityUnavailable       UNAVAILABLE
+  x RequestInvalid             UNSUPPORTED
 
 These are the only exceptions that may cross from the library into a server. Which HTTP
 status a class is answered with is the server's affair, and it decides by class, because
@@ -243,17 +245,61 @@ class PaginationNumberInvalid(RegistryError):
 
 
 class Unauthorized(RegistryError):
-    """There is no token, or it is not good for this request."""
+    """There are no credentials, or they are not good for this request.
+
+    Args:
+        message: What to say instead of the usual text.
+        error: What was wrong with a token, in the words of RFC 6750 (``invalid_token``,
+            ``insufficient_scope``); None when none was shown.
+        needed: What would have to be allowed, in distribution's form.
+        detail: As for every :class:`RegistryError`.
+    """
 
     code = ErrorCode.UNAUTHORIZED
     message = "authentication required: log in and try again"
 
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        error: str | None = None,
+        needed: "Sequence[Mapping[str, str]]" = (),
+        **detail: str,
+    ) -> None:
+        super().__init__(message, **detail)
+        self.error = error
+        self.needed = needed
+
+    @override
+    def errors(self) -> list[dict[str, Any]]:
+        return _with_needs(super().errors(), self.needed)
+
 
 class Denied(RegistryError):
-    """The client is known, but may not do this."""
+    """The client is known, but may not do this.
+
+    Args:
+        message: What to say instead of the usual text.
+        needed: What would have to be allowed, in distribution's form.
+        detail: As for every :class:`RegistryError`.
+    """
 
     code = ErrorCode.DENIED
     message = "requested access to the resource is denied: ask its owner for the permission"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        needed: "Sequence[Mapping[str, str]]" = (),
+        **detail: str,
+    ) -> None:
+        super().__init__(message, **detail)
+        self.needed = needed
+
+    @override
+    def errors(self) -> list[dict[str, Any]]:
+        return _with_needs(super().errors(), self.needed)
 
 
 class Unsupported(RegistryError):
@@ -309,6 +355,41 @@ class StorageUnavailable(RegistryError):
     def __init__(self, message: str | None = None, *, retry_after: int = 5, **detail: str) -> None:
         super().__init__(message, **detail)
         self.retry_after = retry_after
+
+
+class AuthorityUnavailable(RegistryError):
+    """Whoever knows who may do what cannot be reached at the moment. Nobody is let in meanwhile.
+
+    Args:
+        message: What to say instead of the usual text.
+        retry_after: Seconds to wait before trying again.
+        detail: As for every :class:`RegistryError`.
+    """
+
+    code = ErrorCode.UNAVAILABLE
+    message = "it cannot be found out at the moment who may do this: try again later"
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 5, **detail: str) -> None:
+        super().__init__(message, **detail)
+        self.retry_after = retry_after
+
+
+class RequestInvalid(RegistryError):
+    """A request outside of the specification, such as one for a token, cannot be understood."""
+
+    code = ErrorCode.UNSUPPORTED
+    message = "the request cannot be understood"
+
+
+def _with_needs(
+    entries: list[dict[str, Any]], needed: "Sequence[Mapping[str, str]]"
+) -> list[dict[str, Any]]:
+    """Name what is needed in the first entry, as distribution does."""
+    if needed:
+        entries[0]["detail"] = [
+            {key: _presentable(value) for key, value in access.items()} for access in needed
+        ]
+    return entries
 
 
 def _presentable(text: str) -> str:

@@ -176,9 +176,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _effective(settings: Settings) -> dict[str, Any]:
     effective = settings.model_dump(by_alias=True, mode="json")
-    # A driver that is named is chosen, even if nothing is said about it.
-    storage = effective["storage"]
-    effective["storage"] = {name: value for name, value in storage.items() if value is not None}
+    # A driver or a mode that is named is chosen, even if nothing is said about it.
+    for choice in ("storage", "auth"):
+        named = effective[choice].items()
+        effective[choice] = {name: value for name, value in named if value is not None}
     return effective
 
 

@@ -20,6 +20,7 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "int_parsing": lambda _: "must be a whole number",
     "int_type": lambda _: "must be a whole number",
     "less_than_equal": lambda context: f"must be at most {context['le']}",
+    "missing": lambda _: "must be given",
     "model_type": lambda _: "must be a mapping of keys to values",
     "string_pattern_mismatch": lambda _: "must be 0.1, the version of distribution's format",
     "string_too_short": lambda _: "must not be empty",

@@ -23,6 +23,7 @@ from alauda_registry.storage.driver import Busy, OutOfSpace, ReadOnlyFileSystem,
 logger = logging.getLogger(__name__)
 
 STATUS: Mapping[type[RegistryError], HTTPStatus] = {
+    errors.AuthorityUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.BlobUnknown: HTTPStatus.NOT_FOUND,
     errors.BlobUploadInvalid: HTTPStatus.BAD_REQUEST,
     errors.BlobUploadOutOfOrder: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
@@ -38,6 +39,7 @@ STATUS: Mapping[type[RegistryError], HTTPStatus] = {
     errors.PaginationNumberInvalid: HTTPStatus.BAD_REQUEST,
     errors.RangeNotSatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     errors.ReadOnly: HTTPStatus.METHOD_NOT_ALLOWED,
+    errors.RequestInvalid: HTTPStatus.BAD_REQUEST,
     errors.SizeInvalid: HTTPStatus.BAD_REQUEST,
     errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.StorageUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -119,7 +121,7 @@ def _http_error_response(error: HTTPException) -> Response:
 
 def _headers(error: RegistryError) -> dict[str, str]:
     match error:
-        case errors.TooManyRequests() | errors.StorageUnavailable():
+        case errors.TooManyRequests() | errors.StorageUnavailable() | errors.AuthorityUnavailable():
             return {"Retry-After": str(error.retry_after)}
         case errors.RangeNotSatisfiable():
             return {"Content-Range": f"bytes */{error.size}"}

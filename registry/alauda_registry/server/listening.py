@@ -8,13 +8,13 @@ import errno
 import socket
 
 from alauda_registry.server.addresses import is_loopback, split_address
-from alauda_registry.server.settings import HTTP, CannotStart
+from alauda_registry.server.settings import HTTP, Auth, CannotStart
 
 BACKLOG = 2048
 """Connections that wait to be accepted; the kernel allows no more than net.core.somaxconn."""
 
 
-def check_listening(http: HTTP) -> None:
+def check_listening(http: HTTP, auth: Auth) -> None:
     """Refuse to be reachable by others without TLS or authentication.
 
     Raises:
@@ -29,10 +29,10 @@ def check_listening(http: HTTP) -> None:
             f"{reachable}, which wants TLS: give --tls-certificate and --tls-key, or say "
             "--allow-plain-http if something in front of it speaks TLS; or listen on 127.0.0.1"
         )
-    if not http.allow_anonymous:
+    if auth.is_none and not http.allow_anonymous:
         raise CannotStart(
-            f"{reachable}, which wants authentication, and that is not supported yet: say "
-            "--allow-anonymous to let everybody push, pull and delete; or listen on 127.0.0.1"
+            f"{reachable}, which wants authentication: configure auth.htpasswd or auth.token, or "
+            "say --allow-anonymous to let everybody push, pull and delete; or listen on 127.0.0.1"
         )
 
 

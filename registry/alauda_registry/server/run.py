@@ -3,6 +3,11 @@
 import logging
 from collections.abc import Sequence
 
+from alauda_registry.server.authentication import (
+    open_authentication,
+    prepare_authentication,
+    warnings as authentication_warnings,
+)
 from alauda_registry.server.descriptors import allow_many_open_files
 from alauda_registry.server.listening import bind_socket, check_listening, describe_address
 from alauda_registry.server.logs import configure_logging
@@ -23,10 +28,11 @@ def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
         CannotStart: Something is; the message says what to do.
     """
     configure_logging(settings.log.level, settings.log.formatter, settings.log.fields)
-    for warning in warnings:
+    for warning in (*warnings, *authentication_warnings(settings)):
         logger.warning("%s", warning)
     check(settings)
     prepare_root(settings.storage)
+    prepare_authentication(settings)
     warn_of_caches(settings.storage)
     allow_many_open_files()
     with bind_socket(settings.http.addr) as sock:
@@ -54,10 +60,12 @@ def check(settings: Settings) -> None:
     Raises:
         CannotStart: Something is; the message says what to do.
     """
-    check_listening(settings.http)
+    check_listening(settings.http, settings.auth)
     if settings.http.tls.certificate is not None:
         Certificates(settings.http.tls)
     check_root(settings.storage)
+    if (authentication := open_authentication(settings, is_check=True)) is not None:
+        authentication.close()
 
 
 def _warn_small_limits(settings: Settings) -> None:

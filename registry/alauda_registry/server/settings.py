@@ -8,6 +8,7 @@ on are listed in :mod:`alauda_registry.server.unsupported`. Nothing below the co
 handed these objects: it gets plain arguments.
 """
 
+import ipaddress
 import os.path
 import re
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from pydantic import (
     model_validator,
 )
 
+from alauda_registry.auth.keys import Algorithm as NewKeyAlgorithm
+from alauda_registry.auth.trusted_tokens import ASYMMETRIC, SYMMETRIC
 from alauda_registry.server.addresses import split_address
 from alauda_registry.server.durations import format_duration, parse_duration
 from alauda_registry.server.sizes import Amount, parse_amount, parse_size
@@ -44,6 +47,9 @@ Prefix = Annotated[str, AfterValidator(lambda text: f"/{text.strip('/')}/".repla
 
 DRIVERS = ("filesystem", "pvc", "inmemory")
 """The keys of `storage` that choose where bytes are kept."""
+
+MODES = ("none", "htpasswd", "token")
+"""The keys of `auth` that choose how it is known who may do what."""
 
 
 class CannotStart(Exception):
@@ -128,11 +134,34 @@ def _object_name(name: str) -> str:
     return name
 
 
+def _network(value: object) -> object:
+    try:
+        return ipaddress.ip_network(str(value), strict=False)
+    except ValueError:
+        raise ValueError("must be an address or a network such as 10.0.0.0/8") from None
+
+
+def _algorithm(name: str) -> str:
+    if name not in (*ASYMMETRIC, *SYMMETRIC):
+        raise ValueError(f"must be one of {', '.join((*ASYMMETRIC, *SYMMETRIC))}")
+    return name
+
+
+Algorithm = Annotated[str, AfterValidator(_algorithm)]
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    PlainValidator(_network),
+    PlainSerializer(str, return_type=str),
+]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
 def _split(value: object) -> object:
     return re.split(r"[\s,:]+", value.strip()) if isinstance(value, str) else value
+
+
+def _split_words(value: object) -> object:
+    return re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
 
 
 class AccessLog(Section):
@@ -337,10 +366,13 @@ class HTTP(Section):
     headers: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(_listed)]] = {}
     """Added to every answer."""
     tls: TLS = TLS()
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_split_words)] = ()
+    """Addresses and networks of proxies whose Forwarded and X-Forwarded-* fields are believed:
+    where clients come from, and the address that they use for us."""
     allow_plain_http: bool = False
     """Serve without TLS on an address that others can reach."""
     allow_anonymous: bool = False
-    """Serve without authentication on an address that others can reach."""
+    """Serve without authentication (`auth`) on an address that others can reach."""
 
     @model_validator(mode="after")
     def _address(self) -> Self:
@@ -351,6 +383,108 @@ class HTTP(Section):
             if any(not value.isprintable() for value in values):
                 raise ValueError(f"headers: the value of {name} contains control characters")
         return self
+
+
+class NoAuth(Section):
+    """`auth.none`: everybody may do everything."""
+
+
+class Htpasswd(Section):
+    """`auth.htpasswd`: users with passwords in a file."""
+
+    realm: str = ""
+    """Has no effect: clients are sent to our token endpoint. Distribution's."""
+    path: Annotated[str, Field(min_length=1)]
+    """The file, as Apache's htpasswd -B or image-registry htpasswd makes it: bcrypt only. Read
+    again when it changes."""
+    access_file: str | None = None
+    """YAML: which users may do what in which repositories. Unset: everybody in the file may do
+    everything, as in distribution. Read again when it changes."""
+
+
+def _local_path(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("must be a path such as /auth/token")
+    return path
+
+
+class Token(Section):
+    """`auth.token`: a token server makes tokens, and we believe them."""
+
+    realm: str = ""
+    """Its URL, where clients get tokens."""
+    service: Annotated[str, Field(min_length=1)]
+    """What it calls this registry: the audience of the tokens."""
+    issuer: Annotated[str, Field(min_length=1)]
+    """What it calls itself in tokens."""
+    root_cert_bundle: str | None = None
+    """PEM file with certificates: their keys, or keys whose certificates they have signed, sign
+    tokens. Read again when it changes."""
+    jwks: str | None = None
+    """JSON Web Key Set with such keys. Read again when it changes."""
+    signing_algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(_split)] = ASYMMETRIC
+    """How tokens may be signed. HS256 and its kin must be named here, and their keys be in jwks."""
+    auto_redirect: bool = False
+    """The token server is at the address that the client uses for us, behind the same proxy."""
+    auto_redirect_path: Annotated[str, AfterValidator(_local_path)] = "/auth/token"
+    """Then its path there."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not (self.realm or self.auto_redirect):
+            raise ValueError("realm must be the URL of the token server")
+        if self.root_cert_bundle is None and self.jwks is None:
+            raise ValueError("rootcertbundle or jwks must name a file with the token server's keys")
+        return self
+
+
+class TokenService(Section):
+    """`auth.tokenservice`: tokens that this registry makes, in every mode but `token`."""
+
+    keys: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """PEM files: the first private key signs, all others verify. The same in all replicas. Unset:
+    one is made in the folder of the images. Read again when they change."""
+    algorithm: NewKeyAlgorithm = NewKeyAlgorithm.ES256
+    """Of the key that is made: ES256, RS256 or EdDSA."""
+    issuer: Annotated[str, Field(min_length=1)] = "alauda-image-registry"
+    """What the tokens say who made them."""
+    service: Annotated[str, Field(min_length=1)] = "alauda-image-registry"
+    """Whom the tokens are for. Registries that share keys need one each."""
+    audiences: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Other registries' `auth.token.service`, which may have tokens from us, too."""
+    lifetime: Annotated[Duration, Field(ge=timedelta(seconds=60))] = timedelta(minutes=5)
+    """How long a token is good. Clients take any to be good for a minute."""
+    refresh_lifetime: SomeTime = timedelta(days=30)
+    """How long a client that keeps a token instead of a password need not log in again."""
+
+
+class Auth(Section):
+    """`auth`: exactly one mode, and the tokens."""
+
+    none: NoAuth | None = None
+    htpasswd: Htpasswd | None = None
+    token: Token | None = None
+    token_service: TokenService = TokenService()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_unless_told_otherwise(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.keys().isdisjoint(MODES):
+            return {**value, "none": {}}
+        return value
+
+    @model_validator(mode="after")
+    def _one_mode(self) -> Self:
+        modes = (self.none, self.htpasswd, self.token)
+        chosen = [name for name, mode in zip(MODES, modes, strict=True) if mode is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} are both configured; keep one of them")
+        return self
+
+    @property
+    def is_none(self) -> bool:
+        """Whether everybody may do everything."""
+        return self.none is not None
 
 
 class StorageHealth(Section):
@@ -446,6 +580,7 @@ class Settings(Section):
     log: Log = Log()
     storage: Storage = Storage()
     http: HTTP = HTTP()
+    auth: Auth = Auth(none=NoAuth())
     health: Health = Health()
     validation: Validation = Validation()
     catalog: Catalog = Catalog()

@@ -22,8 +22,14 @@ from pydantic_core import ErrorDetails
 
 from alauda_registry.server.complaints import explain
 from alauda_registry.server.documents import NotYAML, parse_yaml
-from alauda_registry.server.settings import DRIVERS, CannotStart, Section, Settings
-from alauda_registry.server.unsupported import DRIVER_UNSUPPORTED, UNSUPPORTED, Severity, has_effect
+from alauda_registry.server.settings import DRIVERS, MODES, CannotStart, Section, Settings
+from alauda_registry.server.unsupported import (
+    DRIVER_UNSUPPORTED,
+    MODE_UNSUPPORTED,
+    UNSUPPORTED,
+    Severity,
+    has_effect,
+)
 
 Key = tuple[str, ...]
 
@@ -144,9 +150,12 @@ class _Reader:
         """Set one key, or a mapping of keys below it."""
         key = tuple(part.lower() for part in key)
         key = _ALIASES.get(key, key)
-        if key == ("storage",) and isinstance(value, str):
+        if key in (("storage",), ("auth",)) and isinstance(value, str):
             value = {value: None}
         kind = _kind(key)
+        if kind is None and key[0] == "auth" and len(key) == 2:
+            # Passed over, it would let everybody in.
+            raise CannotStart(f"{origin}: there is no auth.{key[1]}: use one of {', '.join(MODES)}")
         if kind is None:
             self._warn_unknown(key, origin)
             return
@@ -163,8 +172,9 @@ class _Reader:
                 parent[part] = {}
             parent = parent[part]
         if kind is _Kind.BRANCH and not value:
-            # An empty driver is chosen all the same; other empty sections are the default.
-            if value is not None or (key[0] == "storage" and key[-1] in _DRIVERS):
+            # An empty driver or mode is chosen all the same; other empty sections are the default.
+            is_choice = (key[0] == "storage" and key[-1] in _DRIVERS) or key[1:] in _MODES
+            if value is not None or is_choice:
                 parent.setdefault(key[-1], {})
         elif value is None and _is_setting(key):
             # An empty value means the default, as in distribution.
@@ -182,8 +192,9 @@ class _Reader:
             if not isinstance(parent, dict) or last not in parent:
                 continue
             value = parent.pop(last)
-            is_driver = known is DRIVER_UNSUPPORTED
-            if known.severity is Severity.QUIET or not (is_driver or has_effect(value)):
+            # To be named is enough.
+            is_choice = known in (DRIVER_UNSUPPORTED, MODE_UNSUPPORTED)
+            if known.severity is Severity.QUIET or not (is_choice or has_effect(value)):
                 continue
             text = f"{self._origin((*parents, last))}: {dotted}: {known.why}"
             if known.severity is Severity.FATAL:
@@ -291,6 +302,7 @@ def _drop_empty(tree: dict[str, Any], section: type[Section]) -> None:
 
 
 _KINDS = _all_kinds()
+_MODES = {(mode,) for mode in MODES}
 _DRIVERS = {*DRIVERS} | {
     dotted.removeprefix("storage.")
     for dotted, known in UNSUPPORTED.items()

@@ -35,7 +35,7 @@ class ServerOptions:
         delete_blobs: Whether blobs may be, if anything may.
         anonymous_mount: Mount a blob without being told where it is. It tells whoever
             knows a digest that some repository has it, so it goes with open registries.
-            No setting leads here: authentication, once there is any, switches it off.
+            No setting leads here: authentication switches it off.
         max_manifest_size: Larger manifests are refused.
         max_tags_in_push: More ``tag`` parameters in one push are refused.
         tags_max: The longest page of a tag list; unset, as long as the client asks for.

@@ -38,14 +38,14 @@ _QUIET = Unsupported(Severity.QUIET)
 DRIVER_UNSUPPORTED = _fatal(
     "this storage driver is not supported yet; use storage.filesystem or storage.pvc"
 )
+MODE_UNSUPPORTED = _fatal(
+    "it lets in whoever sends any credentials; use auth.htpasswd, auth.token or auth.none"
+)
 _CHECK = _warn("this check is not supported yet; /readyz checks storage only")
 _CLUSTER = _warn("it has an effect in a cluster only, which is not supported yet")
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
-    "auth": _fatal(
-        "authentication is not supported yet; remove the section, and say --allow-anonymous "
-        "if everybody who can reach the address may push and pull"
-    ),
+    "auth.silly": MODE_UNSUPPORTED,
     "health.file": _CHECK,
     "health.http": _CHECK,
     "health.tcp": _CHECK,

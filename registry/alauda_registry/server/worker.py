@@ -15,8 +15,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from alauda_registry.server.app import create_app
+from alauda_registry.server.authentication import open_authentication
 from alauda_registry.server.background import running_in_background
+from alauda_registry.server.clients import Proxies
 from alauda_registry.server.envelope import encode_headers
+from alauda_registry.server.guard import Guard
 from alauda_registry.server.health import HealthMonitor
 from alauda_registry.server.limits import Gate, Limit, RequestLimits
 from alauda_registry.server.listening import BACKLOG
@@ -26,6 +29,7 @@ from alauda_registry.server.middleware import Observed
 from alauda_registry.server.protocol import ProtocolLimits, RegistryHttpProtocol
 from alauda_registry.server.roots import claim_of
 from alauda_registry.server.routes.health import Probes
+from alauda_registry.server.routes.token import TokenEndpoint
 from alauda_registry.server.serving import Place, Server
 from alauda_registry.server.settings import CannotStart, RequestLimit, Settings
 from alauda_registry.server.short_cut import ShortCut
@@ -75,6 +79,7 @@ class Worker:
         )
         tls = settings.http.tls
         self._certificates = Certificates(tls) if tls.certificate else None
+        self._authentication = open_authentication(settings)
 
     def serve(self, sock: socket.socket, on_started: Callable[[], None]) -> None:
         """Serve until told to stop.
@@ -115,6 +120,8 @@ class Worker:
         options = server_options(self._settings)
         app: ASGIApp = create_app(lambda: self._opened(registry), options)
         app = ShortCut(app, prefix=options.prefix, headers=options.headers)
+        guard = self._guard(app, options)
+        app = self._with_tokens(guard or app, options)
         app = RequestLimits(
             app,
             self._gate("read", self._settings.read_limit),
@@ -122,8 +129,37 @@ class Worker:
             self._metrics.observe_rejected,
             options.headers,
         )
-        app = Probes(app, self._health, self._metrics, options.headers)
+        authentication = self._authentication
+        is_guarded = authentication is not None and authentication.guards_metrics
+        app = Probes(
+            app, self._health, self._metrics, options.headers, guard if is_guarded else None
+        )
         return Observed(app, self._metrics, self._access_log, options.headers)
+
+    def _guard(self, app: ASGIApp, options: ServerOptions) -> Guard | None:
+        """What stands before it, if anything does."""
+        if self._authentication is None:
+            return None
+        return Guard(
+            app,
+            self._authentication.gate,
+            self._authentication.realm,
+            proxies=Proxies(self._settings.http.trusted_proxies),
+            prefix=options.prefix,
+            headers=options.headers,
+        )
+
+    def _with_tokens(self, app: ASGIApp, options: ServerOptions) -> ASGIApp:
+        """The token endpoint beside it, if tokens are made here."""
+        if self._authentication is None or self._authentication.service is None:
+            return app
+        return TokenEndpoint(
+            app,
+            self._authentication.service,
+            proxies=Proxies(self._settings.http.trusted_proxies),
+            prefix=options.prefix,
+            headers=options.headers,
+        )
 
     @property
     def _index(self) -> int:
@@ -254,6 +290,7 @@ def server_options(settings: Settings) -> ServerOptions:
         delete_tags=delete.tags,
         delete_manifests=delete.manifests,
         delete_blobs=delete.blobs,
+        anonymous_mount=settings.auth.is_none,
         max_manifest_size=settings.limits.manifest_size,
         tags_max=settings.tags.max_tags,
         catalog_max_entries=settings.catalog.max_entries,

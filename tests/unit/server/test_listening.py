@@ -5,8 +5,9 @@ import socket
 import pytest
 
 from alauda_registry.server.listening import bind_socket, check_listening, describe_address
-from alauda_registry.server.settings import HTTP, CannotStart
+from alauda_registry.server.settings import HTTP, Auth, CannotStart
 
+NOBODY_IS_ASKED = Auth.model_validate({})
 PAIR = {"certificate": "c", "key": "k"}
 
 
@@ -21,7 +22,13 @@ PAIR = {"certificate": "c", "key": "k"}
     ],
 )
 def test_this_is_allowed(values: dict[str, object]) -> None:
-    check_listening(HTTP.model_validate(values))
+    check_listening(HTTP.model_validate(values), NOBODY_IS_ASKED)
+
+
+def test_whoever_asks_who_is_there_needs_no_flag_for_it() -> None:
+    auth = Auth.model_validate({"htpasswd": {"path": "/etc/registry/htpasswd"}})
+
+    check_listening(HTTP.model_validate({"addr": ":5000", "tls": PAIR}), auth)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +44,7 @@ def test_others_are_let_in_only_by_the_flag_that_is_named(
     values: dict[str, object], flag: str
 ) -> None:
     with pytest.raises(CannotStart, match=flag):
-        check_listening(HTTP.model_validate(values))
+        check_listening(HTTP.model_validate(values), NOBODY_IS_ASKED)
 
 
 def test_a_taken_port_is_explained() -> None:

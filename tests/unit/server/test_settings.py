@@ -259,8 +259,8 @@ def test_an_unknown_variable_is_named_in_the_warning() -> None:
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("auth: {htpasswd: {realm: r, path: /p}}", "auth"),
-        ("auth: silly", "auth"),
+        ("auth: {silly: {realm: r, service: s}}", "auth.silly"),
+        ("auth: silly", "auth.silly"),
         ("storage: {s3: {bucket: b}}", "storage.s3"),
         ("storage: gcs", "storage.gcs"),
         ("proxy: {remoteurl: https://registry.example}", "proxy"),

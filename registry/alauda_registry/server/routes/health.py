@@ -5,7 +5,7 @@ answered.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 
@@ -16,8 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from alauda_registry.oci.errors import Unsupported
 from alauda_registry.server.envelope import Envelope
 from alauda_registry.server.errors import error_response
+from alauda_registry.server.guard import Guard
 from alauda_registry.server.health import HealthMonitor
 from alauda_registry.server.metrics import Metrics
+from alauda_registry.server.needs import OTHER_NEEDS, Open
 
 _NO_CACHE = {"Cache-Control": "no-cache"}
 
@@ -30,6 +32,7 @@ class Probes:
         health: Knows whether we are ready.
         metrics: What is counted.
         headers: Added to each answer that does not have a header of that name.
+        guard: Stands before the counts; None when everybody may read them.
     """
 
     def __init__(
@@ -38,17 +41,24 @@ class Probes:
         health: HealthMonitor,
         metrics: Metrics,
         headers: Mapping[str, Sequence[str]] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._app = app
         self._headers = headers or {}
         self._health = health
         self._metrics = metrics
+        self._guard = guard
         self._endpoints: dict[str, Callable[[], Awaitable[Response]]] = {
             "/": self._alive,
             "/healthz": self._alive,
             "/readyz": self._ready,
             "/metrics": self._counts,
         }
+
+    @property
+    def paths(self) -> Collection[str]:
+        """What is answered here."""
+        return self._endpoints.keys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -57,10 +67,16 @@ class Probes:
             await self._app(scope, receive, send)
             return
         if scope["method"] in ("GET", "HEAD"):
-            response = await endpoint()
+            response = await self._refusal(scope) or await endpoint()
         else:
             response = error_response(Unsupported("this is for GET and HEAD"))
         await Envelope(response, self._headers)(scope, receive, send)
+
+    async def _refusal(self, scope: Scope) -> Response | None:
+        needed = OTHER_NEEDS[scope["path"]]
+        if self._guard is None or isinstance(needed, Open):
+            return None
+        return await self._guard.refusal(scope, needed)
 
     async def _alive(self) -> Response:
         return Response(headers=_NO_CACHE)

@@ -24,6 +24,7 @@ from alauda_registry.oci.errors import (
 )
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.server.bodies import content_length, stream_body
+from alauda_registry.server.guard import may_pull
 from alauda_registry.server.links import blob_url, upload_url
 from alauda_registry.server.ranges import parse_content_range
 from alauda_registry.server.routing import Kind, Target, V2Route
@@ -160,7 +161,8 @@ async def _mount(request: RegistryRequest, repository: Repository, digest: Diges
         name = RepositoryName.parse(source)
     except NameInvalid:
         return False
-    return await repository.blobs.mount(digest, name)
+    # Who may not pull there learns nothing: the upload begins as if the blob were not there.
+    return await may_pull(request, name) and await repository.blobs.mount(digest, name)
 
 
 async def _upload_whole(request: RegistryRequest, session: UploadSession, digest: Digest) -> None:

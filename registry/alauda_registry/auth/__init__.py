@@ -1,0 +1,1 @@
+"""Who is asking, whether they may, and the tokens that say so."""

@@ -1,0 +1,85 @@
+"""The one place where a request is let in or not.
+
+Who is asking is one question and what they may is another. A known user who may not is told so
+(403 DENIED). Everybody else is sent to log in, or to ask for a token that allows more (401).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alauda_registry.auth.authenticator import NOBODY, Authenticator, Caller, Credentials
+from alauda_registry.auth.authorizer import Authorizer
+from alauda_registry.auth.scopes import Access
+from alauda_registry.oci.errors import Denied, NameInvalid, Unauthorized
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Lets in.
+
+    Args:
+        authenticator: Says who.
+        authorizer: Says whether.
+        admits_strangers: Whether somebody without credentials is asked about at all. With tokens of
+            somebody else's they are not: there is nobody who would know.
+    """
+
+    authenticator: Authenticator
+    authorizer: Authorizer
+    admits_strangers: bool = True
+
+    async def identify(self, credentials: Credentials | None, address: str) -> Caller:
+        """Return who is asking.
+
+        Raises:
+            Unauthorized: What they show is not good.
+            TooManyRequests: Too many guesses.
+            AuthorityUnavailable: Nobody can tell at the moment.
+        """
+        if credentials is None:
+            return NOBODY
+        return await self.authenticator.authenticate(credentials, address)
+
+    async def admit(
+        self, credentials: Credentials | None, address: str, needed: Sequence[Access]
+    ) -> Caller:
+        """Return who is asking, if they may do all of this; nothing needs good credentials only.
+
+        Raises:
+            Denied: They are known, and may not.
+            NameInvalid: The mode has no place for a repository of this name.
+            Unauthorized: They have to log in, or need another token.
+            TooManyRequests: Too many guesses.
+            AuthorityUnavailable: Nobody can tell at the moment.
+        """
+        if credentials is None and not (needed and self.admits_strangers):
+            raise Unauthorized(needed=[access.detail() for access in needed])
+        caller = await self.identify(credentials, address)
+        for access in needed:
+            if not await self._is_allowed(caller, access):
+                details = [access.detail() for access in needed]
+                if not caller.identity.is_anonymous:
+                    raise Denied(needed=details)
+                error = None if credentials is None else "insufficient_scope"
+                raise Unauthorized(error=error, needed=details)
+        if caller.grants is not None:
+            missing = [access for access in needed if not caller.grants.cover(access)]
+            if missing:
+                raise Unauthorized(
+                    "the token does not allow this: ask for one with the scope that is named",
+                    error="insufficient_scope",
+                    needed=[access.detail() for access in missing],
+                )
+        return caller
+
+    async def may(self, caller: Caller, access: Access) -> bool:
+        """Tell whether somebody who was let in may do this, too."""
+        if caller.grants is not None and not caller.grants.cover(access):
+            return False
+        try:
+            return await self._is_allowed(caller, access)
+        except NameInvalid:
+            return False
+
+    async def _is_allowed(self, caller: Caller, access: Access) -> bool:
+        return await self.authorizer.allows(caller.identity, access)

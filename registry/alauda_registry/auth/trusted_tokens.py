@@ -1,0 +1,278 @@
+"""Tokens of a token server that is not ours, as distribution's ``auth.token`` describes it.
+
+The key of a token is found in one of three ways, the first that its header has: a chain of
+certificates (``x5c``) that leads to one of ``rootcertbundle``; the key itself (``jwk``), which must
+be one that is trusted or have such a chain; an id (``kid``) of a key in ``rootcertbundle``, in the
+form of registry:3 (RFC 7638) or of registry:2 (libtrust), or of one in ``jwks``. No key is ever
+fetched from where a token says (``jku``, ``x5u``).
+"""
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import jwt
+from cryptography import x509
+from cryptography.x509.verification import (
+    Criticality,
+    ExtensionPolicy,
+    PolicyBuilder,
+    Store,
+    VerificationError,
+)
+from typing_extensions import override
+
+from alauda_registry.auth import tokens
+from alauda_registry.auth.authenticator import Authenticator, Bearer, Caller, Credentials, Identity
+from alauda_registry.auth.caches import Kept
+from alauda_registry.auth.files import FileInvalid, Watched
+from alauda_registry.auth.keys import (
+    VerifyingKey,
+    libtrust_id,
+    thumbprint,
+    verifying_key,
+)
+from alauda_registry.auth.scopes import Grants
+from alauda_registry.auth.tokens import TokenInvalid
+from alauda_registry.oci.errors import Unauthorized
+
+LEEWAY_SECONDS = 60
+"""By which the clocks of the token server and ours may differ; distribution's."""
+
+KEPT_TOKENS = 4096
+"""Tokens that need not be verified again."""
+
+LONGEST_CHAIN = 10
+"""Certificates."""
+
+ASYMMETRIC = (
+    *("EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"),
+)
+"""Distribution's default: what a public key verifies."""
+
+SYMMETRIC = ("HS256", "HS384", "HS512")
+"""With secrets of the jwks file, and only when they are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """A key that signs as well as it verifies."""
+
+    key: bytes
+    algorithms: tuple[str, ...] = SYMMETRIC
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKeys:
+    """What tokens may be signed with.
+
+    Args:
+        roots: Chains of certificates lead to one of these.
+        keys: By their ids.
+    """
+
+    roots: tuple[x509.Certificate, ...]
+    keys: Mapping[str, "VerifyingKey | _Secret"]
+
+
+def read_certificates(contents: Sequence[bytes]) -> TrustedKeys:
+    """Read a ``rootcertbundle``.
+
+    Raises:
+        FileInvalid: There is no certificate in it, or one that cannot be used.
+    """
+    try:
+        roots = [
+            found for content in contents for found in x509.load_pem_x509_certificates(content)
+        ]
+    except ValueError as error:
+        raise FileInvalid("auth.token.rootcertbundle has no certificates in PEM") from error
+    keys: dict[str, VerifyingKey | _Secret] = {}
+    for root in roots:
+        found = verifying_key(root.public_key())
+        keys |= {found.kid: found, libtrust_id(found.key): found}
+    return TrustedKeys(tuple(roots), keys)
+
+
+def read_jwks(contents: Sequence[bytes]) -> TrustedKeys:
+    """Read a JSON Web Key Set (RFC 7517).
+
+    Raises:
+        FileInvalid: It is none, or a key in it cannot be used.
+    """
+    keys: dict[str, VerifyingKey | _Secret] = {}
+    for content in contents:
+        try:
+            entries = json.loads(content)["keys"]
+            for entry in entries:
+                found = _read_jwk(entry)
+                keys[str(entry.get("kid") or thumbprint(entry))] = found
+        except (ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
+            raise FileInvalid(
+                "auth.token.jwks is no JSON Web Key Set whose keys are EC, RSA, Ed25519 or oct"
+            ) from error
+    return TrustedKeys((), keys)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenServer:
+    """What is known of the server that makes the tokens.
+
+    Args:
+        issuer: Their ``iss``.
+        service: Their ``aud``.
+        algorithms: How they may be signed.
+    """
+
+    issuer: str
+    service: str
+    algorithms: tuple[str, ...] = ASYMMETRIC
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    caller: Caller
+    expires: float
+    generation: tuple[int, ...]
+
+
+class TrustedTokens(Authenticator):
+    """Knows whoever has a token of the token server.
+
+    Args:
+        server: Whose tokens.
+        sources: The files with keys: certificates, key sets or both.
+        now: The clock, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        server: TokenServer,
+        sources: Sequence[Watched[TrustedKeys]],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._server = server
+        self._sources = sources
+        self._now = now
+        self._verified: Kept[bytes, _Verified] = Kept(KEPT_TOKENS)
+
+    @override
+    async def authenticate(self, credentials: Credentials, address: str) -> Caller:
+        """Return who shows a token, with what it allows."""
+        if not isinstance(credentials, Bearer):
+            raise Unauthorized("get a token from the token server: passwords are not taken here")
+        token = credentials.token
+        digest = hashlib.sha256(token.encode()).digest()
+        sources = [source.current for source in self._sources]
+        generation = tuple(source.generation for source in self._sources)
+        known = self._verified.get(digest)
+        if known and known.generation == generation and known.expires > self._now():
+            return known.caller
+        try:
+            claims = self._verify(token, sources)
+            caller = Caller(Identity(str(claims.get("sub", ""))), Grants(claims.get("access")))
+        except (TokenInvalid, FileInvalid, ValueError) as error:
+            raise Unauthorized(
+                f"the token is not good, {error}: get a new one", error="invalid_token"
+            ) from error
+        expires = float(claims["exp"]) + LEEWAY_SECONDS
+        self._verified.put(digest, _Verified(caller, expires, generation))
+        return caller
+
+    def _verify(self, token: str, sources: Sequence[TrustedKeys]) -> Mapping[str, Any]:
+        header = tokens.read(token).header
+        key = _find_key(header, sources)
+        algorithms = [name for name in key.algorithms if name in self._server.algorithms]
+        if header["alg"] not in algorithms:
+            raise TokenInvalid("it is signed in a way that is not accepted")
+        return tokens.verify(
+            token,
+            key.key,
+            algorithms,
+            issuer=self._server.issuer,
+            audiences=[self._server.service],
+            leeway=LEEWAY_SECONDS,
+        )
+
+
+def _find_key(header: Mapping[str, Any], sources: Sequence[TrustedKeys]) -> VerifyingKey | _Secret:
+    """Return the key that must have signed; never one that only the token vouches for."""
+    roots = [root for source in sources for root in source.roots]
+    if "x5c" in header:
+        return _key_of_chain(header["x5c"], roots)
+    if "jwk" in header:
+        jwk = header["jwk"]
+        if not isinstance(jwk, dict):
+            raise TokenInvalid("its key cannot be read")
+        if "x5c" in jwk:
+            return _key_of_chain(jwk["x5c"], roots)
+        return _trusted_twin(jwk, sources)
+    kid = header.get("kid")
+    for source in sources:
+        if isinstance(kid, str) and (found := source.keys.get(kid)) is not None:
+            return found
+    raise TokenInvalid("its key is not trusted")
+
+
+def _trusted_twin(jwk: Mapping[str, Any], sources: Sequence[TrustedKeys]) -> VerifyingKey:
+    """Return the trusted key that equals the one in a token."""
+    try:
+        wanted = thumbprint(jwk)
+    except (KeyError, TypeError) as error:
+        raise TokenInvalid("its key cannot be read") from error
+    for source in sources:
+        for found in source.keys.values():
+            if isinstance(found, VerifyingKey) and found.kid == wanted:
+                return found
+    raise TokenInvalid("its key is not trusted")
+
+
+def _key_of_chain(chain: object, roots: Sequence[x509.Certificate]) -> VerifyingKey:
+    """Return the key of the first certificate of a chain that leads to a trusted one."""
+    if not isinstance(chain, list) or not 0 < len(chain) <= LONGEST_CHAIN or not roots:
+        raise TokenInvalid("its certificates are not trusted")
+    try:
+        leaf, *others = [
+            x509.load_der_x509_certificate(base64.b64decode(entry, validate=True))
+            for entry in chain
+        ]
+        if leaf not in roots:
+            _verifier(roots).verify(leaf, others)
+        elif not leaf.not_valid_before_utc <= datetime.now(UTC) <= leaf.not_valid_after_utc:
+            raise TokenInvalid("its certificates are not trusted")
+    except (ValueError, TypeError, VerificationError) as error:
+        raise TokenInvalid("its certificates are not trusted") from error
+    return verifying_key(leaf.public_key())
+
+
+def _verifier(roots: Sequence[x509.Certificate]) -> Any:
+    # Certificates of token servers are for signing tokens: names and purposes are not looked at,
+    # as distribution does not. That a certificate may sign others is.
+    authority = ExtensionPolicy.permit_all().require_present(
+        x509.BasicConstraints, Criticality.AGNOSTIC, None
+    )
+    builder = PolicyBuilder().store(Store(list(roots))).max_chain_depth(LONGEST_CHAIN)
+    policies = {"ca_policy": authority, "ee_policy": ExtensionPolicy.permit_all()}
+    return builder.extension_policies(**policies).build_client_verifier()
+
+
+def _read_jwk(entry: Mapping[str, Any]) -> VerifyingKey | _Secret:
+    if entry["kty"] == "oct":
+        secret: bytes = jwt.PyJWK.from_dict(dict(entry), algorithm="HS256").key
+        return _Secret(secret)
+    key = public_key_of(entry)
+    return verifying_key(key)
+
+
+def public_key_of(entry: Mapping[str, Any]) -> object:
+    """Return the public key of a JSON Web Key."""
+    public = {name: entry[name] for name in ("kty", "crv", "x", "y", "e", "n") if name in entry}
+    return jwt.PyJWK.from_dict(public, algorithm=_ANY[entry["kty"]]).key
+
+
+_ANY = {"EC": "ES256", "RSA": "RS256", "OKP": "EdDSA"}

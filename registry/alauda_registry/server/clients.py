@@ -1,0 +1,142 @@
+"""Where a request comes from, and the address the client used for us.
+
+Behind a proxy both are in ``Forwarded`` (RFC 7239) or ``X-Forwarded-*``. Whoever may be believed is
+configured (``http.trustedproxies``): anybody can send these fields, and would get tokens sent to a
+host of theirs, or hide behind the addresses of others.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from starlette.types import Scope
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+_PAIR = re.compile(r'\s*([a-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s;,"]*))\s*', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How the client sees us and we see the client.
+
+    Args:
+        url: Scheme and host that the client used, without a slash at the end.
+        address: The client's own, as far as it can be told.
+    """
+
+    url: str
+    address: str
+
+
+class Proxies:
+    """Knows which proxies to believe.
+
+    Args:
+        networks: Their addresses.
+    """
+
+    def __init__(self, networks: Sequence[Network] = ()) -> None:
+        self._networks = networks
+
+    def origin(self, scope: Scope) -> Origin:
+        """Return how client and server see each other in a request."""
+        peer = peer_address(scope)
+        host, scheme = _header(scope, b"host"), str(scope["scheme"])
+        if not self._networks or not self._trusts(peer):
+            return Origin(_url(scheme, host, scope), peer)
+        hops = _hops(scope)
+        # The last hop that a proxy of ours has written about: whoever is before it may have lied.
+        address = peer
+        for hop in reversed(hops):
+            if hop.scheme in ("http", "https"):
+                scheme = hop.scheme
+            if hop.host and _HOST.fullmatch(hop.host):
+                host = hop.host
+            if not hop.address:
+                break
+            address = hop.address
+            if not self._trusts(address):
+                break
+        return Origin(_url(scheme, host, scope), address)
+
+    def address(self, scope: Scope) -> str:
+        """Return the client's address."""
+        return self.origin(scope).address if self._networks else peer_address(scope)
+
+    def _trusts(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+
+def peer_address(scope: Scope) -> str:
+    """Return the address of whoever holds the other end of the connection."""
+    client = scope.get("client")
+    # An IPv4 client on the socket for both families.
+    return str(client[0]).removeprefix("::ffff:") if client else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """What one proxy says about the request as it came in there."""
+
+    address: str = ""
+    host: str = ""
+    scheme: str = ""
+
+
+def _hops(scope: Scope) -> list[_Hop]:
+    """The proxies on the way, the nearest last."""
+    if forwarded := _header(scope, b"forwarded"):
+        return [_forwarded(element) for element in forwarded.split(",")]
+    addresses = [_plain(word) for word in _words(scope, b"x-forwarded-for")] or [""]
+    # These two have one value, or one for each hop; the last is that of the nearest proxy, and is
+    # what it was asked for only if it is the outermost, which is how they are used.
+    host = next(iter(_words(scope, b"x-forwarded-host")), "")
+    scheme = next(iter(_words(scope, b"x-forwarded-proto")), "").lower()
+    return [*(_Hop(address) for address in addresses[:-1]), _Hop(addresses[-1], host, scheme)]
+
+
+def _forwarded(element: str) -> _Hop:
+    values: dict[str, str] = {}
+    for pair in element.split(";"):
+        if found := _PAIR.fullmatch(pair):
+            values[found[1].lower()] = found[2] if found[2] is not None else found[3]
+    return _Hop(_plain(values.get("for", "")), values.get("host", ""), values.get("proto", ""))
+
+
+def _plain(address: str) -> str:
+    """An address without brackets and port; empty if it is none."""
+    address = address.strip()
+    if address.startswith("["):
+        address = address[1:].partition("]")[0]
+    elif address.count(":") == 1:
+        address = address.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return ""
+
+
+def _words(scope: Scope, name: bytes) -> list[str]:
+    return [word.strip() for word in _header(scope, name).split(",") if word.strip()]
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    """All fields of a name as one value, as a list is meant (RFC 9110, section 5.2)."""
+    found: Iterable[bytes] = (value for name, value in scope["headers"] if name == wanted)
+    return b",".join(found).decode("latin-1")
+
+
+def _url(scheme: str, host: str, scope: Scope) -> str:
+    if not _HOST.fullmatch(host):
+        server = scope.get("server") or ("localhost", None)
+        host = f"[{server[0]}]" if ":" in str(server[0]) else str(server[0])
+        host += f":{server[1]}" if server[1] else ""
+    return f"{scheme}://{host}"
