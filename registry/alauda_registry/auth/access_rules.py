@@ -150,7 +150,7 @@ def read_rules(parse: Callable[[str], Any]) -> Callable[[Sequence[bytes]], Acces
         except Exception as error:
             raise FileInvalid(f"auth.htpasswd.accessfile is not YAML: {error}") from error
         try:
-            return AccessRules(Rules.model_validate(found or {}))
+            return AccessRules(Rules.model_validate({} if found is None else found))
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".lstrip(": ")

@@ -206,18 +206,24 @@ def ensure_key_file(path: Path, algorithm: Algorithm) -> bool:
                 file.write(make_key(algorithm))
                 file.flush()
                 os.fsync(descriptor)
-            # A name that exists is left alone, and nobody sees half a key.
-            os.link(scratch, path)
+            is_first = _link(scratch, path)
         finally:
             scratch.unlink()
         _sync_directory(path.parent)
-    except FileExistsError:
-        return False
     except OSError as error:
         raise FileInvalid(
             f"cannot make {path}, the key that tokens are signed with: {error.strerror}; name a "
             "file that is there in auth.tokenservice.keys"
         ) from error
+    return is_first
+
+
+def _link(scratch: Path, path: Path) -> bool:
+    """Give a file its name, unless there is one of the name: nobody sees half a key, or two."""
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        return False
     return True
 
 

@@ -13,7 +13,7 @@ import yaml
 from typing_extensions import override
 
 from alauda_registry.server import run
-from alauda_registry.server.commands import fsck
+from alauda_registry.server.commands import fsck, htpasswd
 from alauda_registry.server.settings import CannotStart, Settings
 from alauda_registry.server.sources import Key, Override, load_settings
 
@@ -28,8 +28,11 @@ examples:
   image-registry serve --root ./data
       for this machine only, at http://localhost:5000
 
-  image-registry serve --listen :443 --tls-certificate tls.crt --tls-key tls.key --allow-anonymous
-      for the network, with TLS; everybody may push. Certificates are re-read when they change.
+  image-registry htpasswd add htpasswd alice
+  REGISTRY_AUTH_HTPASSWD_PATH=htpasswd \
+      image-registry serve --listen :443 --tls-certificate tls.crt --tls-key tls.key
+      for the network, with TLS, for whoever has a password. All of these files are re-read when
+      they change.
 
   image-registry serve --listen :5000 --allow-plain-http --allow-anonymous
       behind a proxy that speaks TLS and asks who is there
@@ -85,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         if options.command == "fsck":
             return fsck.run(options)
+        if options.command == "htpasswd":
+            return htpasswd.run(options)
         overrides = [
             Override(flag.name, flag.key, str(value))
             for flag in _FLAGS
@@ -154,6 +159,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         epilog=fsck.EPILOG,
     )
     fsck.add_arguments(check_tree)
+    users = commands.add_parser(
+        "htpasswd",
+        help="add, remove and list the users of auth.htpasswd",
+        description="Keep the file of users and passwords (bcrypt) that auth.htpasswd.path names.",
+        epilog=htpasswd.EPILOG,
+    )
+    htpasswd.add_arguments(users)
     names = list(commands.choices)
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     if arguments and arguments[0] == first and first not in names:
@@ -206,6 +218,8 @@ def _in_order(arguments: list[str], names: Sequence[str]) -> str:
 def _flag_names(command: str) -> list[str]:
     if command == "fsck":
         return list(fsck.FLAGS)
+    if command == "htpasswd":
+        return list(htpasswd.FLAGS)
     return ["--config", *(flag.name for flag in _FLAGS)]
 
 
