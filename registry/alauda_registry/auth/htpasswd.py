@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import bcrypt
 from typing_extensions import override
@@ -36,11 +37,15 @@ USUAL_COST = 10
 """Of new passwords: 2 to this many rounds; what Go's and Apache's users know. About 50 ms."""
 
 KEPT_SECONDS = 600.0
-"""A password that was right is not computed again for this long, unless the file has another."""
+"""What has been computed is not computed again for this long, unless the file has changed. Nodes
+show the same secret over and over, a stale one, too, which is no guessing."""
 
 KEPT_PASSWORDS = 1024
 MOST_WAITING = 64
 """Passwords that wait to be computed; more are refused with 429."""
+
+_Known: TypeAlias = tuple[bytes | None, float]
+"""What the file had, and until when this is remembered."""
 
 _BCRYPT = re.compile(rb"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 _WRONG = "incorrect username or password: check both and log in again"
@@ -135,7 +140,8 @@ class HtpasswdAuthenticator(Authenticator, Accounts):
         self._check = check
         self._now = now
         self._secret = secrets.token_bytes(32)
-        self._right: Kept[bytes, tuple[bytes, float]] = Kept(KEPT_PASSWORDS)
+        self._right: Kept[bytes, _Known] = Kept(KEPT_PASSWORDS)
+        self._wrong: Kept[bytes, _Known] = Kept(KEPT_PASSWORDS)
         self._running: dict[tuple[str, bytes], asyncio.Task[None]] = {}
         # bcrypt computes outside of the interpreter's lock; one core is left for requests.
         cores = len(os.sched_getaffinity(0))
@@ -156,8 +162,10 @@ class HtpasswdAuthenticator(Authenticator, Accounts):
             name.encode("utf-8", "surrogateescape") + b"\0" + password, key=self._secret
         ).digest()
         caller = Caller(Identity(name))
-        if self._was_right(name, digest):
+        if self._is_known(self._right, name, digest):
             return caller
+        if self._is_known(self._wrong, name, digest):
+            raise Unauthorized(_WRONG)
         # Clients ask for many things at once. Whoever shows the same meanwhile waits for the same
         # answer, and counts as one try.
         task = self._running.get((address, digest))
@@ -175,11 +183,11 @@ class HtpasswdAuthenticator(Authenticator, Accounts):
         """End the threads."""
         self._threads.shutdown(cancel_futures=True)
 
-    def _was_right(self, name: str, digest: bytes) -> bool:
-        known = self._right.get(digest)
-        if known is None:
+    def _is_known(self, known: Kept[bytes, _Known], name: str, digest: bytes) -> bool:
+        found = known.get(digest)
+        if found is None:
             return False
-        hashed, until = known
+        hashed, until = found
         return self._now() < until and self._passwords.current.hashes.get(name) == hashed
 
     async def _find_out(self, name: str, password: bytes, digest: bytes, address: str) -> None:
@@ -190,6 +198,7 @@ class HtpasswdAuthenticator(Authenticator, Accounts):
         )
         if not is_right or hashed is None:
             self._throttle.failed(address)
+            self._wrong.put(digest, (hashed, self._now() + KEPT_SECONDS))
             raise Unauthorized(_WRONG)
         self._throttle.succeeded(address, name)
         self._right.put(digest, (hashed, self._now() + KEPT_SECONDS))

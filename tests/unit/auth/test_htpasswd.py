@@ -126,7 +126,16 @@ async def test_what_is_remembered_is_no_password(place: Place) -> None:
     assert "secret" not in remembered
 
 
-async def test_a_failure_is_not_remembered(place: Place) -> None:
+async def test_what_was_wrong_is_no_guess_when_it_is_shown_again(place: Place) -> None:
+    for _ in range(10 * FREE_WITH_NAME):
+        await place.fails("alice", "stale")
+        await place.fails("carol", "stale")
+
+    assert place.work.rounds == 2 * 2**6
+    assert await place.login("alice", "secret") == "alice"
+
+
+async def test_what_was_wrong_may_be_right_later(place: Place) -> None:
     await place.fails("alice", "later")
     place.passwords["alice"] = hash_password("later", 4)
     place.write()

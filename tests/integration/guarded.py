@@ -1,0 +1,173 @@
+"""Registries that ask who is there, and the people who are known to them."""
+
+import base64
+import json
+import ssl
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from alauda_registry.auth.htpasswd import hash_password
+from tests.parts import registry
+from tests.parts.certificates import CertificatePair
+from tests.parts.registry import Server
+
+SERVICE = "alauda-image-registry"
+USERS = ("reader", "writer", "admin")
+ACCESS = """\
+groups:
+  writers: [writer]
+rules:
+  - {users: [reader], repositories: [team/app], actions: [pull]}
+  - {groups: [writers], repositories: [team/app], actions: [pull, push]}
+  - {users: [admin], repositories: ["**"], actions: ["*"], catalog: true}
+  - {anonymous: true, repositories: [public/app], actions: [pull]}
+"""
+QUICK = 4
+"""bcrypt's lowest cost: tests log in often."""
+
+
+def password_of(name: str) -> str:
+    """Return somebody's password."""
+    return f"password of {name}"
+
+
+def basic(name: str, password: str) -> dict[str, str]:
+    """Return the header that shows a name and a password."""
+    encoded = base64.b64encode(f"{name}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {encoded}"}
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Return the header that shows a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A registry that asks, and the server of its tokens, which may be the same one."""
+
+    server: Server
+    tokens: Server
+    service: str = SERVICE
+    client: httpx.Client = field(kw_only=True)
+
+    @property
+    def url(self) -> str:
+        """Where its API is."""
+        return self.server.url
+
+    def ask(
+        self, method: str, path: str, headers: Mapping[str, str], **more: Any
+    ) -> httpx.Response:
+        """Send a request."""
+        return self.client.request(method, f"{self.url}{path}", headers=headers, **more)
+
+    def token(self, name: str | None, scope: str = "", **more: str) -> str:
+        """Get a token as clients do."""
+        headers = basic(name, password_of(name)) if name else {}
+        query = urllib.parse.urlencode({"service": self.service, "scope": scope, **more})
+        answer = self.client.get(f"{self.tokens.url}/token?{query}", headers=headers)
+        answer.raise_for_status()
+        return str(answer.json()["token"])
+
+
+def htpasswd_settings(directory: Path, access: str | None = ACCESS) -> dict[str, str]:
+    """Write the files of the mode, and return its settings."""
+    directory.mkdir(parents=True, exist_ok=True)
+    users = directory / "htpasswd"
+    users.write_text(
+        "".join(f"{name}:{hash_password(password_of(name), QUICK)}\n" for name in USERS)
+    )
+    settings = {
+        "REGISTRY_AUTH": "htpasswd",
+        "REGISTRY_AUTH_HTPASSWD_REALM": "basic-realm",
+        "REGISTRY_AUTH_HTPASSWD_PATH": str(users),
+    }
+    if access is not None:
+        (directory / "access.yml").write_text(access)
+        settings["REGISTRY_AUTH_HTPASSWD_ACCESSFILE"] = str(directory / "access.yml")
+    return settings
+
+
+@contextmanager
+def open_to_all(directory: Path, *, root: Path | None = None) -> Iterator[Guarded]:
+    """Run one in the mode ``none``."""
+    with registry.running(directory, root=root) as server, httpx.Client() as client:
+        yield Guarded(server, server, client=client)
+
+
+@contextmanager
+def by_password(
+    directory: Path,
+    *,
+    settings: Mapping[str, str] | None = None,
+    access: str | None = ACCESS,
+    root: Path | None = None,
+    workers: int = 1,
+    tls: CertificatePair | None = None,
+    arguments: tuple[str, ...] = (),
+) -> Iterator[Guarded]:
+    """Run one in the mode ``htpasswd``."""
+    with (
+        registry.running(
+            directory,
+            root=root,
+            workers=workers,
+            tls=tls,
+            arguments=arguments,
+            settings=htpasswd_settings(directory, access) | dict(settings or {}),
+        ) as server,
+        httpx.Client(verify=_verify(tls)) as client,
+    ):
+        yield Guarded(server, server, client=client)
+
+
+@contextmanager
+def by_token(
+    directory: Path,
+    *,
+    settings: Mapping[str, str] | None = None,
+    access: str | None = ACCESS,
+    root: Path | None = None,
+    tls: CertificatePair | None = None,
+    arguments: tuple[str, ...] = (),
+) -> Iterator[Guarded]:
+    """Run one in the mode ``token``, and beside it the server of its tokens, which is ours, too."""
+    service = "registry.example"
+    with by_password(
+        directory / "tokens",
+        settings={
+            "REGISTRY_AUTH_TOKENSERVICE_AUDIENCES": f"[{service}]",
+            "REGISTRY_AUTH_TOKENSERVICE_ISSUER": "tokens.example",
+        },
+        access=access,
+        tls=tls,
+    ) as tokens:
+        jwks = directory / "jwks.json"
+        keys = tokens.client.get(f"{tokens.url}/.well-known/jwks.json").json()
+        jwks.write_text(json.dumps(keys))
+        with registry.running(
+            directory,
+            root=root,
+            tls=tls,
+            arguments=arguments,
+            settings={
+                "REGISTRY_AUTH": "token",
+                "REGISTRY_AUTH_TOKEN_REALM": f"{tokens.url}/token",
+                "REGISTRY_AUTH_TOKEN_SERVICE": service,
+                "REGISTRY_AUTH_TOKEN_ISSUER": "tokens.example",
+                "REGISTRY_AUTH_TOKEN_JWKS": str(jwks),
+                **(settings or {}),
+            },
+        ) as server:
+            yield Guarded(server, tokens.server, service, client=tokens.client)
+
+
+def _verify(tls: CertificatePair | None) -> ssl.SSLContext | bool:
+    return ssl.create_default_context(cafile=tls.authority) if tls else True

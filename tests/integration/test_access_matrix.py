@@ -1,0 +1,209 @@
+"""Every cell of the table of who may do what, asked of a running server.
+
+The content is there in all repositories before anybody is asked, so that what is answered depends
+on who asks alone. At the end the logs are looked through for every secret that was used.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration import access_matrix
+from tests.integration.access_matrix import Mode, Request, Row
+from tests.integration.guarded import (
+    ACCESS,
+    Guarded,
+    basic,
+    bearer,
+    by_password,
+    by_token,
+    open_to_all,
+    password_of,
+)
+from tests.parts import registry
+
+pytestmark = pytest.mark.integration
+
+MODES = access_matrix.load()
+CONFIG = b"{}"
+OTHER = b"only in secret/app"
+REPOSITORIES = ("team/app", "public/app", "secret/app")
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+MANIFEST = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {
+            "mediaType": "application/vnd.oci.empty.v1+json",
+            "digest": digest_of(CONFIG),
+            "size": len(CONFIG),
+        },
+        "layers": [],
+    }
+).encode()
+
+
+def fill(root: Path, directory: Path) -> None:
+    """Push what is asked for later, while everybody may."""
+    with registry.running(directory, root=root) as server, httpx.Client() as client:
+        for name in REPOSITORIES:
+            url = f"{server.url}/v2/{name}"
+            for content in (CONFIG, *((OTHER,) if name == "secret/app" else ())):
+                digest = digest_of(content)
+                client.post(f"{url}/blobs/uploads/?digest={digest}", content=content)
+            pushed = client.put(
+                f"{url}/manifests/latest", content=MANIFEST, headers={"Content-Type": MANIFEST_TYPE}
+            )
+            assert pushed.status_code == 201, pushed.text
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Guarded]]:
+    directory = tmp_path_factory.mktemp("matrix")
+    started: dict[str, Guarded] = {}
+    with ExitStack() as stack:
+
+        def start(mode: str) -> Guarded:
+            if mode not in started:
+                root = directory / mode / "root"
+                fill(root, directory / mode / "fill")
+                match mode:
+                    case "htpasswd":
+                        part = by_password(directory / mode, root=root)
+                    case "token":
+                        part = by_token(
+                            directory / mode,
+                            root=root,
+                            access=ACCESS.replace(
+                                "[team/app], actions: [pull, push]", "[x], actions: [pull]"
+                            ),
+                        )
+                    case _:
+                        part = open_to_all(directory / mode, root=root)
+                started[mode] = stack.enter_context(part)
+            return started[mode]
+
+        yield start
+
+
+def headers_of(row: Row, place: Guarded) -> dict[str, str]:
+    match row.credentials:
+        case {"basic": [name, password]}:
+            return basic(name, password)
+        case {"bearer": token}:
+            return bearer(token)
+        case {"field": value}:
+            return {"Authorization": value}
+        case {"token": [name, scope]}:
+            return bearer(place.token(name, scope))
+        case _:
+            return {}
+
+
+def send(place: Guarded, request: Request, row: Row, headers: Mapping[str, str]) -> httpx.Response:
+    path = request.path.format(
+        repository=row.repository,
+        blob=digest_of(CONFIG),
+        other=digest_of(OTHER),
+        absent=digest_of(b"absent"),
+    )
+    more: dict[str, Any] = {}
+    if request.method == "PUT":
+        more = {"content": MANIFEST}
+        headers = {**headers, "Content-Type": MANIFEST_TYPE}
+    return place.ask(request.method, path, headers, **more)
+
+
+def challenge_of(answer: httpx.Response) -> dict[str, str]:
+    found = answer.headers.get("WWW-Authenticate", "")
+    assert found.startswith("Bearer ")
+    return dict(re.findall(r'([a-z]+)="([^"]*)"', found))
+
+
+def check(answer: httpx.Response, expected: str, request: Request, place: Guarded) -> None:
+    match expected:
+        case "ok" | "other":
+            assert answer.status_code == request.statuses[expected]
+            assert "WWW-Authenticate" not in answer.headers
+            return
+        case "denied":
+            status, code = 403, "DENIED"
+            assert "WWW-Authenticate" not in answer.headers
+        case _:
+            status, code = 401, "UNAUTHORIZED"
+            challenge = challenge_of(answer)
+            errors = {"scope": "insufficient_scope", "token": "invalid_token"}
+            assert challenge.get("error") == errors.get(expected)
+            assert challenge["service"] == place.service
+            assert challenge["realm"] == f"{place.tokens.url}/token"
+            assert ("scope" in challenge) == (request.name != "ping")
+    assert answer.status_code == status
+    if request.method != "HEAD":
+        (error,) = answer.json()["errors"]
+        assert error["code"] == code
+        if "message" in error:
+            assert len(error["message"]) > 20
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_cell_is_what_the_table_says(name: str, guarded: Callable[[str], Guarded]) -> None:
+    mode, place = MODES[name], guarded(name)
+    wrong = []
+    for row in mode.rows:
+        headers = headers_of(row, place)
+        for request, expected in zip(mode.requests, row.answers, strict=True):
+            answer = send(place, request, row, headers)
+            try:
+                check(answer, expected, request, place)
+            except AssertionError as error:
+                reason = str(error).splitlines()[0] if str(error) else ""
+                wrong.append(
+                    f"{row.who}: {request.name}: expected {expected}, got {answer.status_code} "
+                    f"{answer.headers.get('WWW-Authenticate', '')} {answer.text[:150]} ({reason})"
+                )
+    assert not wrong, "\n".join(wrong)
+
+
+def secrets_of(mode: Mode, place: Guarded) -> Iterator[str]:
+    """Everything that was shown, in every form in which it might be written down."""
+    for row in mode.rows:
+        headers = headers_of(row, place)
+        if "Authorization" in headers:
+            yield headers["Authorization"].partition(" ")[2]
+        if "basic" in row.credentials:
+            yield row.credentials["basic"][1]
+    for user in ("reader", "writer", "admin"):
+        yield password_of(user)
+
+
+@pytest.mark.parametrize("name", [name for name in MODES if name != "none"])
+def test_no_secret_is_in_the_logs(name: str, guarded: Callable[[str], Guarded]) -> None:
+    mode, place = MODES[name], guarded(name)
+    for row in mode.rows:
+        place.ask("GET", "/v2/", headers_of(row, place))
+    logs = place.server.log.read_text() + place.tokens.log.read_text()
+
+    # Looking through nothing would find nothing.
+    assert logs.count('"path":"/v2/"') >= len(mode.rows)
+    assert [secret for secret in secrets_of(mode, place) if secret in logs] == []
+    assert "eyJ" not in logs, "the beginning of every token"
+    assert '"status":5' not in logs
+
+
+def test_the_page_shows_the_table() -> None:
+    assert access_matrix.PAGE.read_text() == access_matrix.render(), (
+        "write it again: python -m tests.integration.access_matrix"
+    )
