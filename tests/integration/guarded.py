@@ -55,6 +55,7 @@ class Guarded:
     server: Server
     tokens: Server
     service: str = SERVICE
+    realm: str = ""
     client: httpx.Client = field(kw_only=True)
 
     @property
@@ -149,6 +150,7 @@ def by_token(
         access=access,
         tls=tls,
     ) as tokens:
+        realm = f"{tokens.url.replace('127.0.0.1', 'localhost')}/token"
         jwks = directory / "jwks.json"
         keys = tokens.client.get(f"{tokens.url}/.well-known/jwks.json").json()
         jwks.write_text(json.dumps(keys))
@@ -159,14 +161,15 @@ def by_token(
             arguments=arguments,
             settings={
                 "REGISTRY_AUTH": "token",
-                "REGISTRY_AUTH_TOKEN_REALM": f"{tokens.url}/token",
+                # By its name: crane believes no addresses of private networks here.
+                "REGISTRY_AUTH_TOKEN_REALM": realm,
                 "REGISTRY_AUTH_TOKEN_SERVICE": service,
                 "REGISTRY_AUTH_TOKEN_ISSUER": "tokens.example",
                 "REGISTRY_AUTH_TOKEN_JWKS": str(jwks),
                 **(settings or {}),
             },
         ) as server:
-            yield Guarded(server, tokens.server, service, client=tokens.client)
+            yield Guarded(server, tokens.server, service, realm, client=tokens.client)
 
 
 def _verify(tls: CertificatePair | None) -> ssl.SSLContext | bool:

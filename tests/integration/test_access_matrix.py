@@ -148,7 +148,7 @@ def check(answer: httpx.Response, expected: str, request: Request, place: Guarde
             errors = {"scope": "insufficient_scope", "token": "invalid_token"}
             assert challenge.get("error") == errors.get(expected)
             assert challenge["service"] == place.service
-            assert challenge["realm"] == f"{place.tokens.url}/token"
+            assert challenge["realm"] == (place.realm or f"{place.url}/token")
             assert ("scope" in challenge) == (request.name != "ping")
     assert answer.status_code == status
     if request.method != "HEAD":

@@ -1,0 +1,276 @@
+"""The clients log in, push and pull over TLS, where passwords and where tokens are asked for.
+
+``writer`` may push, ``reader`` may not. What a client says when it is refused has to make sense to
+whoever reads it. Only docker is not given the authority: it believes any server at a loopback
+address.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import layouts
+from tests.e2e.clients import Client
+from tests.integration.guarded import Guarded, by_password, by_token, password_of
+from tests.parts.certificates import Authority, CertificatePair
+from tests.parts.containerd import Containerd
+from tests.parts.dockerd import Dockerd
+from tests.parts.tools import find, require
+
+pytestmark = pytest.mark.skipif(
+    "E2E_REGISTRY" in os.environ, reason="needs a server with the users of the tests"
+)
+
+ACCESS = """\
+rules:
+  - {users: [reader], repositories: ["**"], actions: [pull]}
+  - {users: [writer], repositories: ["**"], actions: [pull, push]}
+  - {anonymous: true, repositories: ["public/**"], actions: [pull]}
+"""
+WRONG = ("--username", "writer", "--password", "a guess")
+READER = ("--username", "reader", "--password", password_of("reader"))
+WRITER = ("--username", "writer", "--password", password_of("writer"))
+
+REFUSED = re.compile(
+    r"incorrect username or password|invalid username/password|unauthorized|401", re.IGNORECASE
+)
+"""What clients make of a wrong password. Those that show our message show the first."""
+
+DENIED = re.compile(
+    r"denied|forbidden|403|unauthorized|authentication required|insufficient_scope|401",
+    re.IGNORECASE,
+)
+"""And of a user who may not: a token server's user has no token for it."""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> CertificatePair:
+    return Authority().issue(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module", params=["htpasswd", "token"])
+def place(
+    request: pytest.FixtureRequest,
+    pair: CertificatePair,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Guarded]:
+    start = by_password if request.param == "htpasswd" else by_token
+    directory = tmp_path_factory.mktemp("registry")
+    with start(directory, tls=pair, access=ACCESS) as found:
+        yield found
+
+
+@pytest.fixture
+def address(place: Guarded) -> str:
+    return place.server.address
+
+
+@pytest.fixture
+def trusted(pair: CertificatePair, tmp_path: Path) -> Path:
+    """The authority in a folder, as the clients of the containers project want it."""
+    folder = tmp_path / "trusted"
+    folder.mkdir()
+    shutil.copy(pair.authority, folder / "ca.crt")
+    return folder
+
+
+@pytest.fixture
+def trusting(home: dict[str, str], trusted: Path) -> dict[str, str]:
+    """The environment of clients that ask the system whom to trust."""
+    return home | {"SSL_CERT_FILE": str(trusted / "ca.crt")}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> layouts.Layout:
+    return layouts.image(tmp_path / "image")
+
+
+def test_skopeo(
+    address: str, trusted: Path, home: dict[str, str], repository: str, source: layouts.Layout
+) -> None:
+    require("skopeo")
+    skopeo = Client([find("skopeo")], home)
+    remote = f"docker://{address}/{repository}:1"
+    push = ("copy", "--dest-cert-dir", trusted, f"oci:{source.path}:1", remote)
+    login = ("login", "--cert-dir", trusted, address)
+
+    assert REFUSED.search(skopeo.fails(*login, *WRONG))
+    assert DENIED.search(skopeo.fails(*push))
+    skopeo(*login, *READER)
+    assert DENIED.search(skopeo.fails(*push))
+    skopeo(*login, *WRITER)
+    skopeo(*push)
+    assert source.digest in skopeo("inspect", "--cert-dir", trusted, remote)
+    skopeo("logout", address)
+    assert DENIED.search(skopeo.fails("inspect", "--cert-dir", trusted, remote))
+
+
+def test_podman(
+    address: str, trusted: Path, home: dict[str, str], repository: str, source: layouts.Layout,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    require("podman")
+    with tempfile.TemporaryDirectory(prefix="podman-") as run:
+        podman = Client(
+            [
+                find("podman"),
+                *("--root", tmp_path / "storage", "--runroot", run),
+                *("--tmpdir", tmp_path / "scratch", "--storage-driver", "vfs"),
+                *("--cgroup-manager", "cgroupfs", "--events-backend", "file"),
+            ],
+            home,
+        )
+        image = podman("pull", "--quiet", f"oci:{source.path}:1").strip()
+        name = f"{address}/{repository}:1"
+        login = ("login", "--cert-dir", trusted, address)
+
+        assert REFUSED.search(podman.fails(*login, *WRONG))
+        podman(*login, *READER)
+        assert DENIED.search(podman.fails("push", "--cert-dir", trusted, image, name))
+        podman(*login, *WRITER)
+        podman("push", "--cert-dir", trusted, image, name)
+        podman("rmi", "--all", "--force")
+        assert podman("pull", "--quiet", "--cert-dir", trusted, name).strip() == image
+
+
+def test_buildah(
+    address: str, trusted: Path, home: dict[str, str], repository: str, source: layouts.Layout,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    require("buildah")
+    storage = ("--root", tmp_path / "storage", "--runroot", tmp_path / "run")
+    buildah = Client([find("buildah"), *storage, "--storage-driver", "vfs"], home)
+    image = buildah("pull", "--quiet", f"oci:{source.path}:1").strip()
+    name = f"{address}/{repository}:1"
+    login = ("login", "--cert-dir", trusted)
+
+    assert REFUSED.search(buildah.fails(*login, *WRONG, address))
+    buildah(*login, *READER, address)
+    assert DENIED.search(buildah.fails("push", "--cert-dir", trusted, image, name))
+    buildah(*login, *WRITER, address)
+    buildah("push", "--cert-dir", trusted, image, name)
+    buildah("rmi", "--all", "--force")
+    assert buildah("pull", "--quiet", "--cert-dir", trusted, name).strip() == image
+
+
+def test_crane(
+    address: str, trusting: dict[str, str], repository: str, source: layouts.Layout
+) -> None:
+    require("crane")
+    crane = Client([find("crane")], trusting)
+    name = f"{address}/{repository}:1"
+
+    # It keeps what it is told and finds out when it is needed.
+    crane("auth", "login", address, *WRONG)
+    assert REFUSED.search(crane.fails("push", source.path, name))
+    crane("auth", "login", address, *READER)
+    assert DENIED.search(crane.fails("push", source.path, name))
+    crane("auth", "login", address, *WRITER)
+    crane("push", source.path, name)
+    assert crane("digest", name).strip() == source.digest
+    crane("copy", name, f"{address}/public/{repository}:1")
+    crane("auth", "logout", address)
+    assert DENIED.search(crane.fails("digest", name))
+
+
+def test_regctl(
+    address: str, trusting: dict[str, str], repository: str, source: layouts.Layout
+) -> None:
+    require("regctl")
+    regctl = Client([find("regctl")], trusting)
+    name = f"{address}/{repository}:1"
+    login = ("registry", "login", address)
+
+    def given(options: tuple[str, ...]) -> tuple[str, ...]:
+        return ("--user", options[1], "--pass", options[3])
+
+    assert REFUSED.search(regctl.fails(*login, *given(WRONG)))
+    regctl(*login, *given(READER))
+    assert DENIED.search(regctl.fails("image", "copy", f"ocidir://{source.path}:1", name))
+    regctl(*login, *given(WRITER))
+    regctl("image", "copy", f"ocidir://{source.path}:1", name)
+    assert regctl("image", "digest", name).strip() == source.digest
+
+
+def test_helm(
+    address: str, trusted: Path, home: dict[str, str], repository: str, tmp_path: Path
+) -> None:
+    require("helm")
+    helm = Client([find("helm")], home)
+    charts = f"oci://{address}/{repository}"
+    authority = ("--ca-file", trusted / "ca.crt")
+    helm("create", tmp_path / "shop")
+    helm("package", tmp_path / "shop", "--version", "1.0.0", "--destination", tmp_path)
+    push = ("push", *authority, tmp_path / "shop-1.0.0.tgz", charts)
+    login = ("registry", "login", address, *authority)
+
+    assert REFUSED.search(helm.fails(*login, *WRONG))
+    assert DENIED.search(helm.fails(*push))
+    helm(*login, *READER)
+    assert DENIED.search(helm.fails(*push))
+    helm(*login, *WRITER)
+    helm(*push)
+    assert "version: 1.0.0" in helm("show", "chart", *authority, f"{charts}/shop")
+
+
+def test_containerd(
+    place: Guarded, containerd_part: Containerd, trusted: Path, home: dict[str, str],
+    repository: str, source: layouts.Layout, tmp_path: Path,
+) -> None:  # fmt: skip
+    address = place.server.address
+    where = ("--address", containerd_part.socket, "--namespace", repository.replace("/", "-"))
+    ctr = Client([find("ctr"), *where, "images"], home)
+    image = f"{address}/{repository}"
+    ctr("import", "--no-unpack", "--base-name", image, source.archive())
+    hosts = tmp_path / "hosts" / address / "hosts.toml"
+    hosts.parent.mkdir(parents=True)
+    hosts.write_text(f'[host."{place.url}"]\nca = "{trusted / "ca.crt"}"\n')
+    authority = ("--hosts-dir", tmp_path / "hosts")
+
+    def as_user(options: tuple[str, ...]) -> tuple[str, ...]:
+        return ("--user", f"{options[1]}:{options[3]}")
+
+    assert REFUSED.search(ctr.fails("push", *authority, *as_user(WRONG), f"{image}:1"))
+    assert DENIED.search(ctr.fails("push", *authority, *as_user(READER), f"{image}:1"))
+    ctr("push", *authority, *as_user(WRITER), f"{image}:1")
+    ctr("rm", "--sync", f"{image}:1")
+    snapshotter = ("--snapshotter", "native")
+    assert DENIED.search(ctr.fails("pull", *authority, *snapshotter, f"{image}:1"))
+    ctr("pull", *authority, *as_user(READER), *snapshotter, f"{image}:1")
+    assert source.digest in ctr("ls", f"name=={image}:1")
+    ctr("rm", "--sync", f"{image}:1")
+
+
+def test_docker(
+    address: str, dockerd_part: Dockerd, home: dict[str, str], repository: str, tmp_path: Path
+) -> None:
+    docker = Client([find("docker"), "--host", f"unix://{dockerd_part.socket}"], home)
+    archive = tmp_path / "layer.tar"
+    archive.write_bytes(layouts.tarball())
+    image = docker("import", "--change", "CMD /content", archive).strip()
+    name = f"{address}/{repository}:1"
+    docker("tag", image, name)
+    login = ("login", address)
+
+    assert REFUSED.search(docker.fails(*login, *WRONG))
+    assert DENIED.search(docker.fails("push", name))
+    docker(*login, *READER)
+    assert DENIED.search(docker.fails("push", name))
+    docker(*login, *WRITER)
+    docker("push", name)
+    # A second repository, whose layer comes from the first one.
+    public = f"{address}/public/{repository}:1"
+    docker("tag", image, public)
+    assert f"Mounted from {repository}" in docker("push", public)
+    docker("logout", address)
+    docker("rmi", "--force", image)
+    assert DENIED.search(docker.fails("pull", name))
+    docker("pull", public)
+    docker(*login, *READER)
+    docker("pull", name)
+    assert docker("image", "inspect", "--format", "{{.Id}}", name).strip() == image
