@@ -29,6 +29,7 @@ from conformance.benchmarks.scenarios import (
     push_large,
     push_small,
     small_reads,
+    token_reads,
 )
 from conformance.benchmarks.scenarios.memory import DiskTooSmall
 from conformance.benchmarks.servers import PEER_PROGRAM, PEER_VERSION, Ours, Peer
@@ -37,6 +38,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 SCENARIOS: Mapping[str, Callable[[Bench], Section]] = {
     "small-reads": small_reads.run,
+    "token-reads": token_reads.run,
     "pull-large": pull_large.run,
     "pull-images": pull_images.run,
     "push-large": push_large.run,

@@ -1,25 +1,64 @@
 """The official program against our server, and how its report is read."""
 
 import os
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from conformance import official
-from conformance.official import PROGRAM, VERSIONS, ProgramAbsent
+from conformance.official import PROGRAM, VERSIONS, Outcome, ProgramAbsent
+from tests.integration.guarded import Guarded, by_password, by_token, password_of
+
+needs_program = pytest.mark.skipif(
+    not os.environ.get(PROGRAM),
+    reason=f"{PROGRAM} names no program; it is in no package registry, see conformance/README.md",
+)
 
 
 @pytest.mark.integration
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(
-    not os.environ.get(PROGRAM),
-    reason=f"{PROGRAM} names no program; it is in no package registry, see conformance/README.md",
-)
+@needs_program
 @pytest.mark.parametrize("version", VERSIONS)
 def test_our_server_passes_without_a_skip(version: str, url: str, tmp_path: Path) -> None:
     outcome = official.run(official.find_program(os.environ), url, version, tmp_path)
 
     assert outcome.passed, str(outcome)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+@needs_program
+@pytest.mark.parametrize("start", [by_password, by_token], ids=["htpasswd", "token"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_our_server_passes_with_a_login(
+    version: str, start: Callable[..., AbstractContextManager[Guarded]], tmp_path: Path
+) -> None:
+    with start(tmp_path / "server", arguments=("--allow-sparse",)) as place:
+        folder = tmp_path / "results"
+        folder.mkdir()
+        outcome = official.run(
+            official.find_program(os.environ),
+            place.url,
+            version,
+            folder,
+            username="admin",
+            password=password_of("admin"),
+        )
+
+    assert outcome.passed, str(outcome)
+
+
+def test_with_a_login_one_thing_may_be_turned_off_and_nothing_else() -> None:
+    counts = Counter({"pass": 2, "disabled": 1})
+
+    assert not Outcome("dev", counts).passed
+    assert Outcome("dev", counts, may_be_disabled=True).passed
+    for state in ("fail", "skip", "error"):
+        assert not Outcome("dev", counts + Counter({state: 1}), may_be_disabled=True).passed
+    assert not Outcome("dev", Counter({"disabled": 1}), may_be_disabled=True).passed
 
 
 def test_report_is_counted_by_state() -> None:
