@@ -51,7 +51,7 @@ def test_our_server_passes(check: Check, subject: Registry) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("start", [by_password, by_token], ids=["htpasswd", "token"])
 def test_our_server_passes_with_a_login(
     start: Callable[..., AbstractContextManager[Guarded]], tmp_path: Path

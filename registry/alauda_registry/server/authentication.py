@@ -91,6 +91,11 @@ def _open_htpasswd(settings: Settings, htpasswd: Htpasswd, *, is_check: bool) ->
     if htpasswd.access_file is not None:
         rules = Watched([Path(htpasswd.access_file)], read_rules(parse_yaml))
     authorizer = HtpasswdAuthorizer(rules)
+    if not Path(htpasswd.path).exists():
+        raise FileInvalid(
+            f"{htpasswd.path} is not there: make it with image-registry htpasswd add "
+            f"{htpasswd.path} USER"
+        )
     authenticator = HtpasswdAuthenticator(
         Watched([Path(htpasswd.path)], read_passwords), Throttle()
     )

@@ -9,7 +9,6 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
 from urllib.parse import parse_qs
 
 from starlette.responses import Response
@@ -25,7 +24,7 @@ from alauda_registry.server.clients import Proxies
 from alauda_registry.server.envelope import Envelope
 from alauda_registry.server.errors import error_response
 from alauda_registry.server.needs import methods, needs_of
-from alauda_registry.server.routing import Target, parse_target
+from alauda_registry.server.routing import parse_target
 from alauda_registry.server.state import RegistryRequest
 
 LONGEST_CREDENTIALS = 16 * 1024
@@ -66,7 +65,19 @@ class Admission:
     caller: Caller
 
 
-_Needs: TypeAlias = tuple[Target | None, tuple[Access, ...] | None]
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What follows from method and path.
+
+    Args:
+        needed: What whoever asks has to be allowed.
+        refusal: Why even they are refused; they are not told before they have said who they are.
+        allow: The methods that the endpoint knows, where it does not know this one.
+    """
+
+    needed: tuple[Access, ...] = ()
+    refusal: RegistryError | None = None
+    allow: str = ""
 
 
 class Guard:
@@ -97,18 +108,22 @@ class Guard:
         self._proxies = proxies
         self._headers = headers or {}
         self._prefix = prefix.rstrip("/").encode()
-        self._remembered_needs = lru_cache(_KEPT)(self._find_needs)
+        self._remembered = lru_cache(_KEPT)(self._understand)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        raw_path: bytes = scope["raw_path"]
+        method, raw_path = scope["method"], scope["raw_path"]
         # Nothing longer can be a path of ours, and what is remembered must not fill the memory.
-        find = self._remembered_needs if len(raw_path) <= _LONGEST_PATH else self._find_needs
-        target, needed = find(scope["method"], raw_path)
-        refusal = await self._refusal(scope, target, needed)
+        understand = self._remembered if len(raw_path) <= _LONGEST_PATH else self._understand
+        asked = understand(method, raw_path)
+        # Who is to mount a blob gets the token for both repositories at once.
+        wanted = _mounted_from(scope) if method == "POST" else ()
+        refusal = await self.refusal(scope, asked.needed, wanted)
+        if refusal is None and asked.refusal is not None:
+            refusal = error_response(asked.refusal, {"Allow": asked.allow} if asked.allow else None)
         if refusal is None:
             await self._app(scope, receive, send)
         else:
@@ -143,34 +158,24 @@ class Guard:
         )
         return error_response(error, {"WWW-Authenticate": challenge})
 
-    async def _refusal(
-        self, scope: Scope, target: Target | None, needed: tuple[Access, ...] | None
-    ) -> Response | None:
-        if target is None or needed is None:
-            # Not even this is told to whoever has not said who they are.
-            refusal = await self.refusal(scope, ())
-            if refusal is None and target is not None:
-                allowed = ", ".join(sorted(methods(target.kind)))
-                text = "the method is not supported here: use one that Allow names"
-                return error_response(
-                    Unsupported(text, method=str(scope["method"])), {"Allow": allowed}
-                )
-            return refusal
-        if not target.name:
-            return await self.refusal(scope, needed)
-        try:
-            RepositoryName.parse(target.name)
-        except NameInvalid as invalid:
-            return await self.refusal(scope, ()) or error_response(invalid)
-        # Who is to mount a blob gets the token for both repositories at once.
-        wanted = _mounted_from(scope) if scope["method"] == "POST" else ()
-        return await self.refusal(scope, needed, wanted)
-
-    def _find_needs(self, method: str, raw_path: bytes) -> _Needs:
-        if not raw_path.startswith(self._prefix):
-            return None, None
-        target = parse_target(raw_path[len(self._prefix) :])
-        return target, None if target is None else needs_of(target, method)
+    def _understand(self, method: str, raw_path: bytes) -> _Asked:
+        target = None
+        if raw_path.startswith(self._prefix):
+            target = parse_target(raw_path[len(self._prefix) :])
+        if target is None:
+            # The application says that there is no such endpoint, to whoever may know.
+            return _Asked()
+        needed = needs_of(target, method)
+        if needed is None:
+            text = "the method is not supported here: use one that Allow names"
+            allow = ", ".join(sorted(methods(target.kind)))
+            return _Asked(refusal=Unsupported(text, method=method), allow=allow)
+        if target.name:
+            try:
+                RepositoryName.parse(target.name)
+            except NameInvalid as invalid:
+                return _Asked(refusal=invalid)
+        return _Asked(needed)
 
 
 def read_credentials(scope: Scope) -> Credentials | None:

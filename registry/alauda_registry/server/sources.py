@@ -153,11 +153,8 @@ class _Reader:
         if key in (("storage",), ("auth",)) and isinstance(value, str):
             value = {value: None}
         kind = _kind(key)
-        if kind is None and key[0] == "auth" and len(key) == 2:
-            # Passed over, it would let everybody in.
-            raise CannotStart(f"{origin}: there is no auth.{key[1]}: use one of {', '.join(MODES)}")
         if kind is None:
-            self._warn_unknown(key, origin)
+            self._complain_of_unknown(key, origin)
             return
         if key[0] == "storage" and len(key) > 1 and key[1] in _DRIVERS:
             self._choose_driver(key[1])
@@ -173,7 +170,7 @@ class _Reader:
             parent = parent[part]
         if kind is _Kind.BRANCH and not value:
             # An empty driver or mode is chosen all the same; other empty sections are the default.
-            is_choice = (key[0] == "storage" and key[-1] in _DRIVERS) or key[1:] in _MODES
+            is_choice = (key[0] == "storage" and key[-1] in _DRIVERS) or key in _MODES
             if value is not None or is_choice:
                 parent.setdefault(key[-1], {})
         elif value is None and _is_setting(key):
@@ -225,11 +222,16 @@ class _Reader:
         below = (origin for found, origin in self.origins.items() if found[: len(key)] == key)
         return next(below, "settings")
 
-    def _warn_unknown(self, key: Key, origin: str) -> None:
+    def _complain_of_unknown(self, key: Key, origin: str) -> None:
         dotted = ".".join(key)
+        if key[0] == "auth" and len(key) == 2:
+            raise CannotStart(f"{origin}: there is no {dotted}: use one of {', '.join(MODES)}")
         known = [".".join(key) for key in _KINDS]
         close = difflib.get_close_matches(dotted, known, 1, cutoff=0.75)
         hint = f"; did you mean {close[0]}?" if close else ""
+        if key[0] == "auth":
+            # Passed over, it might let in more than was meant.
+            raise CannotStart(f"{origin}: there is no {dotted}{hint}")
         self.warnings.append(f"{origin}: unknown key {dotted} is ignored{hint}")
 
     def _choose_driver(self, name: str) -> None:
@@ -302,7 +304,7 @@ def _drop_empty(tree: dict[str, Any], section: type[Section]) -> None:
 
 
 _KINDS = _all_kinds()
-_MODES = {(mode,) for mode in MODES}
+_MODES = {("auth", mode) for mode in MODES}
 _DRIVERS = {*DRIVERS} | {
     dotted.removeprefix("storage.")
     for dotted, known in UNSUPPORTED.items()

@@ -92,8 +92,11 @@ def _check_name(name: str) -> None:
 
 def _ask_password(name: str) -> str:
     if not sys.stdin.isatty():
-        content = sys.stdin.buffer.read(4096)
-        return content.decode().removesuffix("\n").removesuffix("\r")
+        content = sys.stdin.buffer.read(4096).removesuffix(b"\n").removesuffix(b"\r")
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            raise CannotStart("the password is not UTF-8") from error
     password = getpass.getpass(f"Password for {name}: ")
     if getpass.getpass("Again: ") != password:
         raise CannotStart("the two are not the same; nothing was changed")
