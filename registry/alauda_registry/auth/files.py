@@ -82,6 +82,15 @@ class Watched(Generic[_T]):
         return tuple(map(_stamp, self._paths))
 
 
+def sync_directory(path: Path) -> None:
+    """See to it that what has been made in a directory survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _stamp(path: Path) -> tuple[int, ...] | None:
     try:
         # Through links: a mounted Secret is renewed by moving one.

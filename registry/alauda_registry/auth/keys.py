@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from alauda_registry.auth.files import FileInvalid
+from alauda_registry.auth.files import FileInvalid, sync_directory
 
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -209,7 +209,7 @@ def ensure_key_file(path: Path, algorithm: Algorithm) -> bool:
             is_first = _link(scratch, path)
         finally:
             scratch.unlink()
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise FileInvalid(
             f"cannot make {path}, the key that tokens are signed with: {error.strerror}; name a "
@@ -241,11 +241,3 @@ def _load(block: bytes) -> Any:
 
 def _is_private(key: object) -> bool:
     return hasattr(key, "private_bytes")
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,20 +8,13 @@ from pathlib import Path
 import pytest
 
 from alauda_registry.auth.files import FileInvalid, Watched
+from tests.unit.auth.clocks import Clock
 
 
 def read(contents: Sequence[bytes]) -> bytes:
     if b"bad" in contents[0]:
         raise FileInvalid("it is bad")
     return contents[0]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

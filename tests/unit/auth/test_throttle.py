@@ -11,14 +11,7 @@ from alauda_registry.auth.throttle import (
     Throttle,
 )
 from alauda_registry.oci.errors import TooManyRequests
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.auth.clocks import Clock
 
 
 @pytest.fixture

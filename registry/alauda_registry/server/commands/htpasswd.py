@@ -16,7 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alauda_registry.auth.files import FileInvalid
+from alauda_registry.auth.files import FileInvalid, sync_directory
 from alauda_registry.auth.htpasswd import USUAL_COST, hash_password, read_passwords
 from alauda_registry.server.settings import CannotStart
 
@@ -136,7 +136,7 @@ def _write(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise
-    _sync(path.parent)
+    sync_directory(path.parent)
 
 
 @contextmanager
@@ -146,13 +146,5 @@ def _alone(path: Path) -> Generator[None]:
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(directory)
-
-
-def _sync(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
     finally:
         os.close(directory)
