@@ -20,6 +20,7 @@ from alauda_registry.auth.authenticator import Basic, Bearer, Caller
 from alauda_registry.auth.files import FileInvalid, Watched
 from alauda_registry.auth.keys import libtrust_id, public_jwk, thumbprint
 from alauda_registry.auth.scopes import Access
+from alauda_registry.auth.tokens import TokenInvalid, read
 from alauda_registry.auth.trusted_tokens import (
     ASYMMETRIC,
     SYMMETRIC,
@@ -178,6 +179,20 @@ async def test_a_key_in_the_token_must_be_one_that_is_trusted(
     await refused(tokens, sign(claims(), own, "ES256", jwk=public_jwk(root.key.public_key())))
     for nonsense in ("x", {}, {"kty": "EC"}, {"kty": ["EC"]}, {"kty": "oct", "k": "AAAA"}):
         await refused(tokens, sign(claims(), own, "ES256", jwk=nonsense))
+
+
+async def test_of_several_trusted_keys_the_one_in_the_token_counts(
+    root: Certified, tmp_path: Path
+) -> None:
+    second = certified()
+    bundle = write_bundle(tmp_path / "bundle.pem", root, second)
+    tokens = TrustedTokens(TokenServer(ISSUER, SERVICE), [Watched([bundle], read_certificates)])
+
+    for key in (root.key, second.key):
+        await accepted(tokens, sign(claims(), key, "ES256", jwk=public_jwk(key.public_key())))
+    await refused(
+        tokens, sign(claims(), root.key, "ES256", jwk=public_jwk(second.key.public_key()))
+    )
 
 
 async def test_nothing_is_fetched_from_where_a_token_says(tokens: TrustedTokens, kid: str) -> None:
@@ -366,6 +381,10 @@ async def test_extensions_that_must_be_understood_are_not(
     tokens: TrustedTokens, root: Certified, kid: str
 ) -> None:
     await refused(tokens, sign(claims(), root.key, "ES256", kid=kid, crit=["exp"], exp=1))
+    # Also by a library that knows some of them.
+    for header in ({"crit": ["b64"]}, {"b64": True}, {"zip": "DEF"}):
+        with pytest.raises(TokenInvalid, match="extensions"):
+            read(raw({"alg": "ES256", "kid": kid, **header}, claims(), b"x"))
 
 
 async def test_a_password_is_not_taken(tokens: TrustedTokens) -> None:
