@@ -180,8 +180,8 @@ class HtpasswdAuthenticator(Authenticator, Accounts):
         return caller
 
     def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown(cancel_futures=True)
+        """End the threads when they have done what they are at; nobody waits for it."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _is_known(self, known: Kept[bytes, _Known], name: str, digest: bytes) -> bool:
         found = known.get(digest)

@@ -104,6 +104,8 @@ class Worker:
         try:
             server.run(sockets=[sock])
         finally:
+            if self._authentication is not None:
+                self._authentication.close()
             if self._access_log is not None:
                 self._access_log.flush()
 
