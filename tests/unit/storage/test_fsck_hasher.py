@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -16,6 +17,7 @@ from alauda_registry.storage.fsck.check import Check
 from alauda_registry.storage.fsck.directory import DirectoryTree
 from alauda_registry.storage.fsck.files import Outcome
 from alauda_registry.storage.fsck.hasher import Hasher
+from alauda_registry.storage.fsck.processes import end, receive_files, start_walk
 from tests.parts.processes import children_of
 from tests.unit.storage.checking import NO_AGE, SilentWatcher, fill
 
@@ -112,3 +114,18 @@ async def test_a_process_that_can_not_start_is_an_error(tmp_path: Path) -> None:
             await tree.verify([Digest.of(b"content")], lambda _: None)
 
     tree.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_for_the_check_from_the_first_moment_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """A terminal sends Ctrl-C to all processes, those that are just starting, too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    process = start_walk(tmp_path, paths.ROOT)
+    process.send_signal(number)
+
+    assert receive_files(process) == []
+
+    end(process)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

@@ -14,7 +14,6 @@ import errno
 import gc
 import os
 import pickle
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,8 +106,6 @@ def main(root: str) -> None:
     Args:
         root: The directory.
     """
-    # Ctrl-C is for the one who asks.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Nothing here goes round in circles, and looking for that is a tenth of the work.
     gc.disable()
     hasher = Hasher(Path(root))

@@ -5,6 +5,7 @@ that one whose check was killed finds them broken.
 """
 
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from alauda_registry.storage.fsck import hasher, walker
 from alauda_registry.storage.fsck.files import File, Outcome
 
 NAME = "directory"
+_OF_THE_CHECK = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
@@ -126,7 +128,13 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 def _start(program: str, *arguments: str, stdin: int) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-P", "-m", program, *arguments]
-    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE)  # noqa: S603 -- ours
+    # Ctrl-C at a terminal, or whoever stops a service, tells all processes at once; these wait for
+    # the check. What is blocked here is blocked in them from their first instruction on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_CHECK)
+    try:
+        return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE)  # noqa: S603 -- ours
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cut_short(what: str) -> Unreachable:

@@ -12,7 +12,6 @@ import errno
 import gc
 import os
 import pickle
-import signal
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -124,8 +123,6 @@ def main(root: str, folder: str) -> None:
     """
     # No path of ours is as deep as it is long.
     sys.setrecursionlimit(4 * PATH_MAXIMUM)
-    # Ctrl-C is for the one who reads.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Nothing here goes round in circles, and looking for that is a tenth of the work.
     gc.disable()
     try:
