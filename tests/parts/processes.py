@@ -71,6 +71,14 @@ def children_of(pid: int, containing: bytes = b"") -> list[int]:
     return found
 
 
+def state_of(pid: int) -> str:
+    """Return the letter for what a process is doing, of ``proc(5)``; "" when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 @contextmanager
 def started(
     command: Sequence[str | Path],

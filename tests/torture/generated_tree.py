@@ -66,6 +66,10 @@ class GeneratedTree(Tree):
         while batch := list(islice(files, BATCH)):
             yield batch
 
+    @override
+    def interrupt(self) -> None:
+        """Nothing: there is nothing to wait for."""
+
     def _files(self) -> Iterator[File]:
         for number in range(self._links):
             yield File(paths.blob_data(layer(number)), 1, 1.0)

@@ -18,7 +18,7 @@ from alauda_registry.oci.reference import Tag
 from alauda_registry.server.cli import main
 from alauda_registry.storage import paths
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
-from tests.parts.processes import children_of, wait_until
+from tests.parts.processes import children_of, state_of, wait_until
 from tests.unit.storage.checking import APP, LAYERS, fill
 
 DATA = paths.blob_data(Digest.of(LAYERS[1]))
@@ -337,10 +337,7 @@ def hashing(root: Path, *arguments: str | Path) -> "tuple[subprocess.Popen[str],
 
 
 def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return state_of(pid) not in ("", "Z")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -395,6 +392,39 @@ def test_a_reader_that_has_seen_enough_is_not_told_that_all_is_well(root: Path) 
     assert process.stderr.read() == ""
     assert process.wait(60) == 3
     process.stderr.close()
+
+
+def test_a_reader_that_goes_away_is_not_worked_for(root: Path) -> None:
+    """There is a blob to be hashed yet that takes minutes."""
+    large(root)
+    for number in range(1000):
+        write(root, f"{paths.ROOT}/stray-{number}", b"told before that")
+    process = started(root, "--jobs", "1", "--age", "0s", "--format", "json")
+    assert process.stdout is not None
+    process.stdout.close()
+
+    _, err = process.communicate(timeout=20)
+
+    assert (process.returncode, err) == (3, "")
+
+
+def test_ctrl_c_does_not_wait_for_the_walk(root: Path) -> None:
+    """It is in a folder with a million names, or on a slow network."""
+    process = started(root)
+    walkers: list[int] = []
+
+    def begun() -> bool:
+        walkers[:] = children_of(process.pid, b"fsck.walker")
+        return bool(walkers)
+
+    wait_until(begun, "a walk")
+    os.kill(walkers[0], signal.SIGSTOP)
+    wait_until(lambda: state_of(walkers[0]) == "T", "a walk that stands still")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+
+    assert (process.returncode, err) == (130, "image-registry: stopped\n")
+    assert not is_alive(walkers[0])
 
 
 @pytest.mark.parametrize("folder", ["docker", paths.REPOSITORIES[1:], f"{paths.ROOT[1:]}/blobs"])

@@ -18,7 +18,7 @@ from alauda_registry.storage.fsck.directory import DirectoryTree
 from alauda_registry.storage.fsck.files import Outcome
 from alauda_registry.storage.fsck.hasher import Hasher
 from alauda_registry.storage.fsck.processes import end, receive_files, start_walk
-from tests.parts.processes import children_of
+from tests.parts.processes import children_of, state_of, wait_until
 from tests.unit.storage.checking import NO_AGE, SilentWatcher, fill
 
 MIB = 1024 * 1024
@@ -114,6 +114,25 @@ async def test_a_process_that_can_not_start_is_an_error(tmp_path: Path) -> None:
             await tree.verify([Digest.of(b"content")], lambda _: None)
 
     tree.close()
+
+
+@pytest.mark.anyio
+async def test_a_process_that_was_killed_while_idle_is_an_error_and_no_more(tmp_path: Path) -> None:
+    """What it was asked is in a buffer then, which nobody takes any more."""
+    before = set(children_of(os.getpid()))
+    digest = Digest.of(b"content")
+    write(tmp_path, digest, b"content")
+    tree = DirectoryTree(tmp_path, jobs=1)
+    assert await tree.verify([digest], lambda _: None) == []
+    (idle,) = set(children_of(os.getpid(), b"fsck.hasher")) - before
+    os.kill(idle, signal.SIGKILL)
+    wait_until(lambda: state_of(idle) == "Z", "its end")
+
+    with pytest.raises(Unreachable, match="hashing was cut short"):
+        await tree.verify([digest], lambda _: None)
+
+    tree.close()
+    assert set(children_of(os.getpid())) <= before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,12 +45,15 @@ class DirectoryTree(Tree):
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="fsck-reading")
         # Each of these waits for a process that hashes.
         self._hashing = ThreadPoolExecutor(jobs, thread_name_prefix="fsck-hashing")
+        self._walking: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
 
+    @override
     def interrupt(self) -> None:
-        """Let everything end as soon as it can, even in the middle of a blob."""
         self._is_stopped = True
         self._hashers.stop()
+        if self._walking is not None:
+            self._walking.kill()
 
     def close(self) -> None:
         """Let threads and processes end. Closing twice is harmless."""
@@ -57,15 +61,18 @@ class DirectoryTree(Tree):
         self._reading.shutdown(wait=True, cancel_futures=True)
         self._hashing.shutdown(wait=True, cancel_futures=True)
         self._hashers.close()
+        if self._walking is not None:
+            end(self._walking)
 
     @override
     async def walk(self, folder: str) -> AsyncGenerator[Sequence[File], None]:
         if folder != paths.ROOT:
             # Too little to start a process for.
-            for batch in Walk(str(self._root)).batches(folder):
-                yield batch
+            found = Walk(str(self._root)).batches(folder)
+            while (files := await self._run(self._reading, lambda: next(found, None))) is not None:
+                yield files
             return
-        process = await self._run(self._reading, start_walk, self._root, folder)
+        process = await self._run(self._reading, self._start_walk, folder)
         try:
             while batch := await self._run(self._reading, receive_files, process):
                 yield batch
@@ -95,6 +102,11 @@ class DirectoryTree(Tree):
         except Stopped as stopped:
             # Whoever stops the threads cancels what waits for them.
             raise asyncio.CancelledError from stopped
+
+    def _start_walk(self, folder: str) -> "subprocess.Popen[bytes]":
+        # Remembered here, since whoever waits for it may be cancelled.
+        self._walking = start_walk(self._root, folder)
+        return self._walking
 
     def _read(self, digest: Digest) -> bytes | None:
         if self._is_stopped:

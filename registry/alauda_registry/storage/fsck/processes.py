@@ -4,6 +4,7 @@ Each ends with the check, however that ends: they have pipes to it and nothing e
 that one whose check was killed finds them broken.
 """
 
+import contextlib
 import pickle
 import signal
 import subprocess
@@ -122,7 +123,8 @@ def receive(process: "subprocess.Popen[bytes]", what: str) -> Any:
 def end(process: "subprocess.Popen[bytes]") -> None:
     """End a process, and wait until it has."""
     process.kill()
-    with process:
+    # What it was asked and did not take in is of no use any more.
+    with contextlib.suppress(BrokenPipeError), process:
         pass
 
 

@@ -64,6 +64,10 @@ class Tree(Protocol):
         """
         ...
 
+    def interrupt(self) -> None:
+        """Let what is under way end as soon as it can. Nothing can be asked for after that."""
+        ...
+
 
 class DriverTree(Tree):
     """Reads a tree through its driver."""
@@ -105,6 +109,10 @@ class DriverTree(Tree):
             if outcome is not Outcome.INTACT:
                 found.append((digest, outcome))
         return found
+
+    @override
+    def interrupt(self) -> None:
+        """Nothing: what is cancelled ends between two pieces."""
 
     async def _verify(self, digest: Digest, advance: Callable[[int], None]) -> Outcome:
         try:

@@ -97,7 +97,10 @@ class Verification:
         return found
 
     async def stop(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way, and the tree with it."""
+        if self._batches:
+            # Blobs may take minutes, and threads that wait for them can't be cancelled.
+            self._tree.interrupt()
         tasks = [task for _, task in self._batches]
         for task in tasks:
             task.cancel()
