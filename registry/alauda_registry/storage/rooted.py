@@ -546,6 +546,8 @@ def _read_volume(fd: int) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
+        if not stat.S_ISREG(os.fstat(volume).st_mode):
+            raise OSError(errno.EINVAL, "no file: look what is in its place", _VOLUME)
         return os.pread(volume, 64, 0).decode("ascii", "replace").strip() or None
     finally:
         os.close(volume)

@@ -427,6 +427,19 @@ def test_ctrl_c_does_not_wait_for_the_walk(root: Path) -> None:
     assert not is_alive(walkers[0])
 
 
+@pytest.mark.parametrize("keeping", [False, True])
+def test_a_pipe_in_place_of_the_name_of_the_volume_is_not_waited_for(
+    root: Path, tmp_path: Path, keeping: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "_driver/volume").unlink()
+    os.mkfifo(root / "_driver/volume")
+
+    arguments: list[str | Path] = ["--state", tmp_path / "state"] if keeping else []
+    assert run("--root", root, *arguments) == 3
+
+    assert "no file: look what is in its place: '/_driver/volume'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("folder", ["docker", paths.REPOSITORIES[1:], f"{paths.ROOT[1:]}/blobs"])
 def test_a_tree_that_is_led_elsewhere_is_refused(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str

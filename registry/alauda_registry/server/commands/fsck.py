@@ -28,6 +28,7 @@ from alauda_registry.storage.fsck.directory import DirectoryTree
 from alauda_registry.storage.fsck.progress import OtherTree, Progress
 from alauda_registry.storage.fsck.repairs import Repairer
 from alauda_registry.storage.fsck.verdicts import Rules
+from alauda_registry.storage.rooted import RootedDirectory
 
 EPILOG = """\
 examples:
@@ -74,7 +75,6 @@ FLAGS = (
 )
 _TREE = "docker/registry/v2"
 _LOCKS = "_driver/locks"
-_VOLUME = "_driver/volume"
 _FOLDERS = (
     "docker",
     "docker/registry",
@@ -169,11 +169,17 @@ class _Target:
 
     @property
     def id(self) -> str:
-        """What names the tree."""
+        """What names the tree.
+
+        Raises:
+            CannotStart: It has no name that can be read.
+        """
         try:
-            volume = (self.root / _VOLUME).read_text(errors="replace").strip()
-        except OSError:
-            volume = str(self.root.stat().st_ino)
+            root = RootedDirectory(self.root, make=False)
+        except OSError as error:
+            raise CannotStart(f"cannot read {self.root}: {error}") from error
+        root.close()
+        volume = root.volume or self.root.stat().st_ino
         return f"{self.root.resolve()}, volume {volume}"
 
 
