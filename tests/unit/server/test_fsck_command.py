@@ -427,6 +427,22 @@ def test_ctrl_c_does_not_wait_for_the_walk(root: Path) -> None:
     assert not is_alive(walkers[0])
 
 
+@pytest.mark.parametrize(
+    ("closed", "code", "told"), [(">&-", 3, "the standard output is closed"), ("2>&-", 0, "")]
+)
+def test_what_is_closed_from_the_start_is_not_written_to(
+    root: Path, closed: str, code: int, told: str
+) -> None:
+    command = [sys.executable, "-m", "alauda_registry", "fsck", "--root", root]
+    shell = ["sh", "-c", f'"$@" {closed}', "sh", *map(str, command)]
+
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == code
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("keeping", [False, True])
 def test_a_pipe_in_place_of_the_name_of_the_volume_is_not_waited_for(
     root: Path, tmp_path: Path, keeping: bool, capsys: pytest.CaptureFixture[str]

@@ -121,6 +121,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check the tree; the exit code."""
+    # Python has None for what was closed from the start.
+    if getattr(sys, "stderr", None) is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 -- for as long as there is something to say
+    if getattr(sys, "stdout", None) is None:
+        _say("the standard output is closed, and nobody could read there what is found")
+        return _UNCHECKED
     try:
         target = _target(options)
         progress = None if options.state is None else Progress.open(Path(options.state), target.id)
