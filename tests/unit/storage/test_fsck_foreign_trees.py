@@ -128,6 +128,25 @@ async def test_what_is_far_too_long_for_a_link_is_not_read(tmp_path: Path, repai
     await driver.aclose()
 
 
+@pytest.mark.parametrize("repairing", [False, True])
+async def test_a_manifest_that_was_hashed_before_it_was_known_is_told_of_once(
+    tmp_path: Path, repairing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a large tree that is so: blobs are hashed while links are read."""
+    driver = FilesystemDriver(tmp_path)
+    await fill(driver)
+    link = paths.revision_link(APP, Digest.of(IMAGE))
+    with (tmp_path / paths.blob_data(Digest.of(IMAGE))[1:]).open("ab") as file:
+        file.write(b" ")
+    monkeypatch.setattr("alauda_registry.storage.fsck.tree.BATCH", 1)
+
+    checked = await check(driver, run="run" if repairing else None)
+
+    assert ("manifest-corrupt", link) in checked.found()
+    assert "blob-corrupt" not in {kind for kind, _ in checked.found()}
+    await driver.aclose()
+
+
 async def test_a_clock_that_is_set_back_delays_nothing(tmp_path: Path) -> None:
     driver = FilesystemDriver(tmp_path)
     await fill(driver)

@@ -236,6 +236,11 @@ class Check:
         while (found := await self._verification.stretches(patience=_TOLD_SECONDS)) is not None:
             self._watcher.advance(self._verification.take_hashed())
             for stretch in found:
+                # Some were hashed before it was known that they are manifests, and those have
+                # been told of: they are not quarantined, as the revision would lead to nothing.
+                stretch.wrong = [
+                    digest for digest in stretch.wrong if not self._ledger.is_examined(digest)
+                ]
                 for digest in stretch.wrong:
                     self._suspect(Suspicion(Doubt.BYTES, digest=digest))
                 self._undecided.append((self._clock(), stretch))

@@ -312,6 +312,13 @@ class Ledger:
         ):
             yield digest_of(raw), size
 
+    def is_examined(self, digest: Digest) -> bool:
+        """Tell whether a blob was looked into as a manifest, which compares it with its digest."""
+        (found,) = self._database.execute(
+            "SELECT count(*) FROM blob WHERE is_read = 1 AND digest = ?", (key(digest),)
+        ).fetchone()
+        return bool(found)
+
     def linking(self, digest: Digest, *, limit: int) -> tuple[list[str], int]:
         """Return some of the repositories that link to a blob, and how many there are."""
         found = self._database.execute(
