@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +20,8 @@ from alauda_registry.server.cli import main
 from alauda_registry.storage import paths
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from tests.parts.processes import children_of, state_of, wait_until
+from tests.parts.tools import is_ci
+from tests.torture.replicas import can_mount
 from tests.unit.storage.checking import APP, LAYERS, fill
 
 DATA = paths.blob_data(Digest.of(LAYERS[1]))
@@ -495,3 +498,23 @@ def test_no_process_outlives_a_check_that_is_killed(root: Path) -> None:
     process.communicate(timeout=20)
 
     wait_until(lambda: not any(is_alive(pid) for pid in hashers), "the end of all")
+
+
+def test_nothing_that_is_mounted_below_the_root_is_hashed(root: Path, tmp_path: Path) -> None:
+    """The registry does not serve it either: its bytes are right, and it is somebody else's."""
+    if not can_mount():
+        assert not (is_ci() and os.geteuid() == 0)
+        pytest.skip("only root can mount something")
+    folder, elsewhere = (root / DATA[1:]).parent, tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    mounting = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+    mounting += ['mount --bind "$0" "$1" && shift && exec "$@"', str(elsewhere), str(folder)]
+    command = [sys.executable, "-m", "alauda_registry", "fsck", "--root", str(root)]
+
+    done = subprocess.run(
+        [*mounting, *command, "--format", "json"], capture_output=True, timeout=60, check=False
+    )
+
+    *findings, _ = map(json.loads, done.stdout.splitlines())
+    assert {(finding["kind"], finding["path"]) for finding in findings} >= {("unreadable", DATA)}
+    assert done.returncode == 1
