@@ -3,21 +3,26 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.storage import paths
 from alauda_registry.storage.driver import Unreachable
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
+from alauda_registry.storage.drivers.inmemory import InMemoryDriver
 from alauda_registry.storage.fsck.check import Check
 from alauda_registry.storage.fsck.directory import DirectoryTree
 from alauda_registry.storage.fsck.files import Outcome
 from alauda_registry.storage.fsck.hasher import Hasher
+from alauda_registry.storage.fsck.ledger import Ledger, key
 from alauda_registry.storage.fsck.processes import end, receive_files, start_walk
+from alauda_registry.storage.fsck.tree import DriverTree
+from alauda_registry.storage.fsck.verification import Verification
 from tests.parts.processes import children_of, state_of, wait_until
 from tests.unit.storage.checking import NO_AGE, SilentWatcher, fill
 
@@ -103,6 +108,36 @@ async def test_processes_end_with_a_check_that_nobody_waits_for(tmp_path: Path) 
     await driver.aclose()
 
     assert set(children_of(os.getpid())) <= before
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("jobs", [1, 20])
+async def test_there_is_enough_to_do_for_all_processes(jobs: int) -> None:
+    asked: list[Digest] = []
+
+    class Hanging(DriverTree):
+        @override
+        async def verify(
+            self, digests: Sequence[Digest], advance: Callable[[int], None]
+        ) -> list[tuple[Digest, Outcome]]:
+            asked.extend(digests)
+            return await asyncio.Future()
+
+    ledger = Ledger()
+    for number in range(100):
+        digest = Digest(Algorithm.SHA256, f"{number:064x}")
+        ledger.note("blob", (key(digest), 2**30, 0))
+    ledger.write()
+    tree = Hanging(InMemoryDriver())
+    tree.jobs = jobs
+    verification = Verification(tree, ledger, None)
+
+    verification.go_on()
+    await asyncio.sleep(0)
+
+    assert jobs <= len(asked) <= max(8, 2 * jobs)
+    await verification.stop()
+    ledger.close()
 
 
 @pytest.mark.anyio

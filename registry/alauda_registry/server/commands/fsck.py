@@ -85,6 +85,8 @@ _FOLDERS = (
     f"{_TREE}/blobs/sha512",
 )
 _BROKEN, _UNCHECKED, _STOPPED = 1, 3, 130
+_JOBS_MAXIMUM = 8
+"""Each takes some 20 MB, and a container may have little of that on a machine with many cores."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +113,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--state", metavar="FILE", help="keep here how far hashing came")
     parser.add_argument("--after", metavar="DIGEST", type=_digest, help="hash blobs behind this")
-    parser.add_argument("--jobs", metavar="N", type=_count, help="processes that hash")
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_count,
+        help=f"processes that hash (default: one for each core, at most {_JOBS_MAXIMUM})",
+    )
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
@@ -247,7 +254,7 @@ async def _check(
     target: _Target, options: argparse.Namespace, report: Report, watcher: "_Watcher"
 ) -> int:
     driver = FilesystemDriver(target.root, read_only=not options.repair)
-    tree = DirectoryTree(target.root, jobs=options.jobs or len(os.sched_getaffinity(0)))
+    tree = DirectoryTree(target.root, jobs=options.jobs or _cores())
     check = Check(
         driver,
         tree,
@@ -343,6 +350,10 @@ def _digest(text: str) -> Digest:
         return Digest.parse(text)
     except DigestInvalid as error:
         raise argparse.ArgumentTypeError(error.message) from error
+
+
+def _cores() -> int:
+    return min(len(os.sched_getaffinity(0)), _JOBS_MAXIMUM)
 
 
 def _count(text: str) -> int:

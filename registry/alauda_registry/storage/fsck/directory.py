@@ -40,6 +40,7 @@ class DirectoryTree(Tree):
     """
 
     def __init__(self, root: Path, *, jobs: int) -> None:
+        self.jobs = jobs
         self._root = root
         self._hashers = Hashers(root)
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="fsck-reading")

@@ -30,7 +30,13 @@ T = TypeVar("T")
 
 
 class Tree(Protocol):
-    """Everything below the root of a storage."""
+    """Everything below the root of a storage.
+
+    Attributes:
+        jobs: How many calls of :meth:`verify` get further at the same time.
+    """
+
+    jobs: int = 1
 
     def walk(self, folder: str) -> AsyncGenerator[Sequence[File], None]:
         """Yield the files below a folder in batches, and those that can't be looked at.

@@ -16,6 +16,8 @@ from alauda_registry.storage.fsck.ledger import Ledger
 from alauda_registry.storage.fsck.tree import Tree
 
 _AT_ONCE = 8
+"""How many batches are under way at least, and no more than twice as many as can be hashed."""
+
 _FILES = 256
 _BYTES = 32 * 1024 * 1024
 _KEPT_WRONG = 1000
@@ -47,6 +49,8 @@ class Verification:
         self._tree = tree
         self._ledger = ledger
         self._after = after
+        # The first of them may be the largest, and those behind it are done by then.
+        self._at_once = max(_AT_ONCE, 2 * tree.jobs)
         self._batches: deque[tuple[Digest, asyncio.Future[list[tuple[Digest, Outcome]]]]] = deque()
         self._stretches: deque[Stretch] = deque()
         self._failure: BaseException | None = None
@@ -67,7 +71,7 @@ class Verification:
     def go_on(self) -> None:
         """Begin with more, as far as that is known and not too much is under way."""
         kept = sum(len(stretch.wrong) for stretch in self._stretches)
-        while self._failure is None and len(self._batches) < _AT_ONCE and kept < _KEPT_WRONG:
+        while self._failure is None and len(self._batches) < self._at_once and kept < _KEPT_WRONG:
             batch = self._next_batch()
             if not batch:
                 return
