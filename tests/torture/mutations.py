@@ -26,6 +26,7 @@ class Mutation:
         planted: Makes the mistake for as long as it is entered.
         harmless_because: Why nothing is lost by it, where nothing is.
         restarts: How likely it is that a tree is started twice and pushed to.
+        within: Within how many cuts it has to be found.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Mutation:
     planted: Planted = nullcontext
     harmless_because: str = ""
     restarts: float = 0.0
+    within: int = 2_000
 
     def ignores(self, path: str) -> bool:
         """Tell whether syncing a path has no effect."""
@@ -45,9 +47,9 @@ def _program(*clients: tuple[Action, ...], start: int = 0) -> tuple[Program, ...
 
 
 def _in_many_orders(
-    *clients: tuple[Action, ...], orders: int, start: int = 0
+    *clients: tuple[Action, ...], orders: int, start: int = 0, slow: str = ""
 ) -> tuple[Program, ...]:
-    return tuple(Program(start, clients, seed) for seed in range(orders))
+    return tuple(Program(start, clients, seed, slow=slow) for seed in range(orders))
 
 
 _PUSH_IMAGE = Action("push", 0, 0, 1)
@@ -57,6 +59,8 @@ _DELETE_IMAGE = Action("delete manifest", 0, 0)
 _DELETE_INDEX = Action("delete manifest", 0, 3)
 _SOON = Action("wait")
 _LATER = Action("wait", more=4)
+_ALL_THE_TIME = (_SOON,) * 60
+"""Somebody who waits again and again; else the slow go on as soon as nobody has work."""
 
 FIRST_PUSH = _program((_PUSH_IMAGE,), start=1)
 PUSH = _program((_PUSH_ELSEWHERE,))
@@ -69,7 +73,11 @@ UPLOADS = _program(
 MOUNT = _program((Action("mount", 1, 1), Action("mount", 1, 0), Action("push", 1, 0, 5)))
 SECRET = _program((Action("learn secret"),), (Action("learn secret"),))
 SAME = _in_many_orders(
-    (Action("push blob", 1, 0), Action("push blob", 1, 1)), (Action("push", 1, 0, 5),), orders=20
+    (Action("push blob", 1, 0), Action("push blob", 1, 1)),
+    (Action("push", 1, 0, 5),),
+    _ALL_THE_TIME,
+    orders=10,
+    slow=".*/_layers.*",
 )
 SAME_TAG = _in_many_orders((_PUSH_IMAGE, Action("confirm")), (_SOON, _PUSH_INDEX), orders=20)
 TOGETHER = _in_many_orders(
@@ -87,7 +95,7 @@ NEW_TAGS = _in_many_orders(
     (Action("push", 0, 4, 2),),
     (),
     (Action("push", 0, 4, 1),),
-    orders=10,
+    orders=24,
     start=1,
 )
 REPLACED = _in_many_orders(
@@ -167,7 +175,13 @@ def _mistaken_for_durable() -> Iterator[Mutation]:
         TOGETHER,
         planted=planting.remembered_before_synced,
     )
-    yield Mutation("a sync under way is joined", NEW_TAGS, planted=planting.sync_under_way_joined)
+    yield Mutation(
+        "a sync under way is joined",
+        NEW_TAGS,
+        planted=planting.sync_under_way_joined,
+        # One order in four shows it.
+        within=5_000,
+    )
     yield Mutation(
         "digests of another length are trusted",
         UPLOADS,

@@ -70,12 +70,14 @@ class Program:
         clients: The actions of each client; they take turns in using the two processes.
         seed: Decides who goes on, and what the adversaries do.
         tick: In steps of how many nanoseconds time stamps move.
+        slow: A pattern of paths; while one of them is synced, others get far.
     """
 
     start: int
     clients: tuple[tuple[Action, ...], ...]
     seed: int
     tick: int = 1
+    slow: str = ""
 
 
 @dataclass(slots=True)
@@ -225,7 +227,9 @@ def run(program: Program, folder: Path, ignores: Callable[[str], bool] | None = 
     OnDisk(folder).hold(tree)
     schedule = Schedule(random.Random(program.seed), EPOCH)
     stamps = {path: node.stamp for path, node in tree.items()}
-    recorder = Recorder(folder, stamps, schedule, tick=program.tick, ignores=ignores)
+    recorder = Recorder(
+        folder, stamps, schedule, tick=program.tick, slow=program.slow, ignores=ignores
+    )
     with watching(recorder):
         registries = [Registry(FilesystemDriver(folder, openat2=False)) for _ in range(2)]
         clients = Clients(registries, recorder)

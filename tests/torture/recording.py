@@ -10,6 +10,7 @@ storage concludes from them is put to the test as well.
 
 import contextlib
 import os
+import re
 import stat
 import struct
 import threading
@@ -82,6 +83,7 @@ class Recorder(Stamps):
         stamps: Those of each path below it, "" being the root itself.
         schedule: Says who may go on, and what time it is.
         tick: In steps of how many nanoseconds time stamps move.
+        slow: A pattern of paths that take long to sync.
         ignores: Tells of a path whether syncing it does nothing: to see that this is noticed.
 
     Attributes:
@@ -96,6 +98,7 @@ class Recorder(Stamps):
         schedule: Schedule,
         *,
         tick: int = 1,
+        slow: str = "",
         ignores: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__()
@@ -103,6 +106,7 @@ class Recorder(Stamps):
         self.schedule = schedule
         self._root = root
         self._tick = tick
+        self._slow = re.compile(slow)
         self._ignores = ignores
         self._lock = threading.RLock()
         self._places: dict[int, tuple[int, str]] = {}
@@ -233,12 +237,13 @@ class Recorder(Stamps):
                 # The folder that the root is in.
                 return
             inode = self._number(fd)
-            if self._ignores is not None and self._ignores(self.path(inode)):
+            path = self.path(inode)
+            if self._ignores is not None and self._ignores(path):
                 return
             self._syncs += 1
             number = self._syncs
             self._note(Syncing(inode, number))
-        self.schedule.pause(nap=0.3)
+        self.schedule.pause(nap=1.0 if self._slow.fullmatch(path) else 0.3)
         with self._lock:
             self._note(Synced(inode, number))
 

@@ -10,9 +10,6 @@ from tests.torture.cuts import Proof
 from tests.torture.mutations import MUTATIONS, Mutation
 from tests.torture.promises import Broken
 
-BOUND = 2_000
-"""Within how many cuts a mistake has to be found."""
-
 
 @pytest.fixture
 def proof(memory: Path, mutation: Mutation) -> Iterator[Proof]:
@@ -34,6 +31,7 @@ def find(mutation: Mutation, proof: Proof) -> str | None:
     return None
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_each_mistake_is_found(
     mutation: Mutation, proof: Proof, tell: Callable[[str], None]
@@ -46,4 +44,4 @@ def test_each_mistake_is_found(
     else:
         tell(f"{mutation.name} | {broken} | {proof.count.places} cuts")
         assert broken is not None
-        assert proof.count.places <= BOUND
+        assert proof.count.places <= mutation.within
