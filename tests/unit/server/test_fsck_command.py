@@ -268,16 +268,15 @@ def test_the_state_is_kept_for_the_same_tree_only(
     assert not state.exists()
 
 
-@pytest.mark.parametrize("name", ["pipe", "/dev/null"])
 def test_a_state_that_is_no_file_is_refused_and_not_waited_for(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    assert run("--root", root, "--state", tmp_path / name) == 3
+    assert run("--root", root, "--state", tmp_path / "pipe") == 3
 
-    assert f"{tmp_path / name} is no file: name another one" in capsys.readouterr().err
-    assert (tmp_path / name).exists()
+    assert f"{tmp_path / 'pipe'} is no file: name another one" in capsys.readouterr().err
+    assert (tmp_path / "pipe").exists()
 
 
 def test_what_a_repair_leaves_broken_is_said_by_the_exit_code(
