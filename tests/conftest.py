@@ -1,9 +1,14 @@
-"""What all tests share: how hard hypothesis tries, and which event loop runs coroutines."""
+"""What all tests share: how hard hypothesis tries, which event loop runs coroutines, a cluster."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.parts import control_plane as control_planes
+from tests.parts.control_plane import ControlPlane
+from tests.parts.tools import require
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile(
@@ -34,3 +39,20 @@ def is_long(pytestconfig: pytest.Config) -> bool:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A Kubernetes API server with its controllers, one for the whole run.
+
+    Tests keep to namespaces of their own, and leave cluster-scoped objects as they found them.
+    """
+    require(*control_planes.PROGRAMS)
+    with control_planes.running(tmp_path_factory.mktemp("control-plane")) as plane:
+        yield plane
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> str:
+    """A namespace that nobody else uses."""
+    return control_plane.new_namespace()

@@ -1,5 +1,6 @@
 """Makes a certificate authority and certificates for the loopback address and its clients."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -39,23 +40,49 @@ class Authority:
 
     def issue(self, directory: Path, *, name: str = "localhost") -> CertificatePair:
         """Write a pair for clients, and for servers at ``localhost``, ``127.0.0.1``, ``name``."""
-        key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName(
             [
                 *[x509.DNSName(host) for host in dict.fromkeys(["localhost", name])],
                 x509.IPAddress(IPv4Address("127.0.0.1")),
             ]
         )
+        key = ec.generate_private_key(ec.SECP256R1())
+        unsigned = self._unsigned(_name(name), key).add_extension(names, critical=False)
+        usage = x509.ExtendedKeyUsage(_BOTH_SIDES)
+        return self._write(directory, key, unsigned.add_extension(usage, critical=False))
+
+    def issue_to_user(
+        self,
+        directory: Path,
+        *,
+        name: str,
+        groups: Sequence[str] = (),
+        lifetime: timedelta = timedelta(days=1),
+    ) -> CertificatePair:
+        """Write a pair for a client only, as Kubernetes reads it: CN is the user, O the groups."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        unsigned = self._unsigned(_name(name, groups), key, lifetime)
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+        return self._write(directory, key, unsigned.add_extension(usage, critical=False))
+
+    def _unsigned(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        lifetime: timedelta = timedelta(days=1),
+    ) -> x509.CertificateBuilder:
         signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        certificate = (
-            _unsigned(_name(name), self._certificate.subject, key.public_key())
+        return (
+            _unsigned(subject, self._certificate.subject, key.public_key(), lifetime)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(_BOTH_SIDES), critical=False)
-            .add_extension(names, critical=False)
             .add_extension(signer, critical=False)
-            .sign(self._key, hashes.SHA256())
         )
+
+    def _write(
+        self, directory: Path, key: ec.EllipticCurvePrivateKey, unsigned: x509.CertificateBuilder
+    ) -> CertificatePair:
+        certificate = unsigned.sign(self._key, hashes.SHA256())
         directory.mkdir(parents=True, exist_ok=True)
         pair = CertificatePair(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
         pair.key.write_bytes(
@@ -70,12 +97,16 @@ class Authority:
         return pair
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def _name(common_name: str, organizations: Sequence[str] = ()) -> x509.Name:
+    groups = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in organizations]
+    return x509.Name([*groups, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _unsigned(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    lifetime: timedelta = timedelta(days=1),
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -85,7 +116,7 @@ def _unsigned(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + lifetime)
     )
 
 

@@ -30,9 +30,19 @@ class PartFailed(Exception):
 
 def free_port() -> int:
     """Return a TCP port on the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
+
+
+def free_ports(count: int) -> list[int]:
+    """Return as many different ones."""
+    with contextlib.ExitStack() as probes:
+        ports = []
+        for _ in range(count):
+            probe = probes.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            ports.append(int(probe.getsockname()[1]))
+        return ports
 
 
 def listens(port: int) -> bool:
@@ -133,6 +143,7 @@ def run(
     seconds: float = 120,
     directory: Path | None = None,
     check: bool = True,
+    stdin: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return what it printed.
 
@@ -141,7 +152,7 @@ def run(
     """
     done = subprocess.run(
         [str(part) for part in command],
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=seconds,

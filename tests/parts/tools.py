@@ -5,16 +5,18 @@ installed with apt; Go programs are built into the user's cache, which outlives 
 checkout, under a name that carries the version: a new pin never meets an old program.
 """
 
+import itertools
 import os
 import shutil
 import subprocess
-import tempfile
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.parts.go_builds import BuildFailed, GoProgram, build
 
 PINS = Path(__file__).with_name("pins.toml")
 
@@ -30,20 +32,6 @@ class MissingPart(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class GoProgram:
-    """One program that is built from the Go module proxy."""
-
-    name: str
-    package: str
-    version: str
-
-    @property
-    def path(self) -> Path:
-        """Where the built program is."""
-        return cache() / f"{self.name}-{self.version}" / self.name
-
-
-@dataclass(frozen=True, slots=True)
 class Pins:
     """What ``pins.toml`` says."""
 
@@ -55,8 +43,15 @@ def pins() -> Pins:
     """Read ``pins.toml``."""
     content = tomllib.loads(PINS.read_text())
     programs = {
-        name: GoProgram(name, pin["package"], pin["version"]) for name, pin in content["go"].items()
+        name: GoProgram(name, pin["package"], pin["version"], cache() / f"{name}-{pin['version']}")
+        for name, pin in content["go"].items()
     }
+    for name, pin in content["go-staging"].items():
+        module, version = pin["module"], pin["version"]
+        folder = cache() / f"{name}-{version}"
+        for command in pin["commands"]:
+            package = f"{module}/cmd/{command}"
+            programs[command] = GoProgram(command, package, version, folder, module)
     return Pins(debian=content["debian"], go=programs)
 
 
@@ -124,9 +119,15 @@ def install(say: Callable[[str], None]) -> list[str]:
     if go is None:
         names = ", ".join(name for name, program in listed.go.items() if not program.path.exists())
         return [*missing, f"{names}: go is missing, install {GO}"]
-    for program in listed.go.values():
-        if not program.path.exists():
-            missing += _build(program, go, say)
+    for folder, programs in itertools.groupby(listed.go.values(), lambda program: program.folder):
+        wanted = [program for program in programs if not program.path.exists()]
+        if wanted:
+            names = ", ".join(program.name for program in wanted)
+            say(f"building {names} {wanted[0].version}")
+            try:
+                build(wanted, go)
+            except BuildFailed as failed:
+                missing.append(f"{folder.name}: {failed}")
     return missing
 
 
@@ -151,35 +152,6 @@ def _install_debian_packages(listed: Pins, say: Callable[[str], None]) -> list[s
         )
         if done.returncode != 0:
             return [f"apt-get {arguments[0]} failed for {names}:\n{done.stdout}{done.stderr}"]
-    return []
-
-
-def _build(program: GoProgram, go: str, say: Callable[[str], None]) -> list[str]:
-    say(f"building {program.name} {program.version} from {program.package}")
-    folder = program.path.parent
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside its place and then renamed: whoever looks there finds all of it or nothing.
-    with tempfile.TemporaryDirectory(prefix=f".{program.name}-", dir=folder.parent) as scratch:
-        built = Path(scratch, "bin")
-        environment = os.environ | {
-            "GOBIN": str(built),
-            "GOFLAGS": "-trimpath",
-            "GOTOOLCHAIN": "auto",
-            "CGO_ENABLED": "0",
-        }
-        command = [go, "install", "-ldflags=-s -w", f"{program.package}@{program.version}"]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, cwd=scratch
-        )
-        if done.returncode != 0:
-            return [f"{program.name}: go install failed:\n{done.stdout}{done.stderr}"]
-        next(built.iterdir()).rename(built / program.name)
-        try:
-            built.rename(folder)
-        except OSError:
-            # Somebody else built the same version meanwhile, which is as good.
-            if not program.path.exists():
-                raise
     return []
 
 

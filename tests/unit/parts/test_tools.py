@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parts.go_builds import module_file
 from tests.parts.tools import MissingPart, cache, find, pins, require
 
 
@@ -44,3 +45,30 @@ def test_built_program_is_found_only_at_the_pinned_version(empty_cache: Path) ->
         (folder / "crane").touch()
 
     assert find("crane") == empty_cache / f"crane-{pinned.version}" / "crane"
+
+
+def test_programs_of_kubernetes_share_one_version_and_folder(empty_cache: Path) -> None:
+    listed = pins().go
+    programs = [listed[name] for name in ("kube-apiserver", "kubectl")]
+
+    assert {program.folder for program in programs} == {
+        empty_cache / f"kubernetes-{listed['kubectl'].version}"
+    }
+
+
+def test_siblings_in_folders_become_those_that_were_published() -> None:
+    published = {
+        "Module": {"Path": "example.org/whole"},
+        "Go": "1.24.0",
+        "Replace": [
+            {"Old": {"Path": "example.org/part"}, "New": {"Path": "./staging/part"}},
+            {"Old": {"Path": "example.org/x"}, "New": {"Path": "example.org/y", "Version": "v2"}},
+        ],
+    }
+
+    assert module_file(published, "v1.34.4").splitlines() == [
+        "module parts",
+        "go 1.24.0",
+        "require example.org/whole v1.34.4",
+        "replace example.org/part => example.org/part v0.34.4",
+    ]
