@@ -1,0 +1,1 @@
+"""What we ask of Kubernetes: adapters for exactly that, not a general client."""
