@@ -99,7 +99,9 @@ class Authority:
 
 def _name(common_name: str, organizations: Sequence[str] = ()) -> x509.Name:
     groups = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in organizations]
-    return x509.Name([*groups, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    # An attribute that is there can't be empty.
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+    return x509.Name([*groups, *names])
 
 
 def _unsigned(

@@ -27,7 +27,18 @@ class Bearer:
     token: str = field(repr=False)
 
 
-Credentials: TypeAlias = Basic | Bearer
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate of the client's, which TLS has verified.
+
+    Args:
+        der: As it was shown.
+    """
+
+    der: bytes = field(repr=False)
+
+
+Credentials: TypeAlias = Basic | Bearer | Certificate
 """What a client shows."""
 
 

@@ -22,11 +22,16 @@ class Gate:
         authorizer: Says whether.
         admits_strangers: Whether somebody without credentials is asked about at all. With tokens of
             somebody else's they are not: there is nobody who would know.
+        takes_certificates: Whether a client certificate says who somebody is.
+        tells_denied: Whether a known user who may not hears so (403), or is asked to log in (401)
+            like everybody else, as OpenShift's registry does it.
     """
 
     authenticator: Authenticator
     authorizer: Authorizer
     admits_strangers: bool = True
+    takes_certificates: bool = False
+    tells_denied: bool = True
 
     async def identify(self, credentials: Credentials | None, address: str) -> Caller:
         """Return who is asking.
@@ -58,7 +63,7 @@ class Gate:
         for access in needed:
             if not await self._is_allowed(caller, access):
                 details = [access.detail() for access in needed]
-                if not caller.identity.is_anonymous:
+                if self.tells_denied and not caller.identity.is_anonymous:
                     raise Denied(needed=details)
                 error = None if credentials is None else "insufficient_scope"
                 raise Unauthorized(error=error, needed=details)

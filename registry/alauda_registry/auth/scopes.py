@@ -34,11 +34,13 @@ class Access:
         type: ``repository`` or ``registry``.
         name: Such as ``team/app``, or ``catalog``.
         action: ``pull``, ``push``, ``delete``; ``*`` of the catalog, ``get`` of the metrics.
+        tag: The only one that it is about, when that makes a difference to the authorizer.
     """
 
     type: str
     name: str
     action: str
+    tag: str = ""
 
     def detail(self) -> dict[str, str]:
         """Return it as distribution's errors show it."""
@@ -49,9 +51,9 @@ CATALOG = Access("registry", "catalog", EVERYTHING)
 METRICS = Access("registry", "metrics", "get")
 
 
-def of_repository(name: str, *actions: str) -> tuple[Access, ...]:
-    """Return what is done to a repository, one entry for each action."""
-    return tuple(Access(REPOSITORY, name, action) for action in actions)
+def of_repository(name: str, *actions: str, tag: str = "") -> tuple[Access, ...]:
+    """Return what is done to a repository, or to one tag of it, one entry for each action."""
+    return tuple(Access(REPOSITORY, name, action, tag) for action in actions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from alauda_registry.auth.authenticator import (
     Basic,
     Bearer,
     Caller,
+    Certificate,
     Credentials,
     Identity,
 )
@@ -130,7 +131,7 @@ class TokenService(Authenticator):
 
     async def issue(
         self,
-        credentials: Basic | None,
+        credentials: Basic | Certificate | None,
         address: str,
         scopes: Iterable[Scope],
         *,
@@ -140,7 +141,7 @@ class TokenService(Authenticator):
         """Return a token for somebody; None is nobody in particular.
 
         Args:
-            credentials: A name and a password.
+            credentials: A name and a password, or a certificate.
             address: Where from.
             scopes: What is asked for. What may not be had is left out.
             service: Whom the token is for; None for this registry.

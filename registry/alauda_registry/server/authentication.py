@@ -4,7 +4,9 @@ The one list of modes: who says who is asking, and who says whether they may. A 
 here cannot be configured.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from alauda_registry.auth.files import FileInvalid, Watched
 from alauda_registry.auth.gate import Gate
 from alauda_registry.auth.htpasswd import HtpasswdAuthenticator, read_passwords
 from alauda_registry.auth.keys import KeyRing, ensure_key_file, make_key, read_keys
-from alauda_registry.auth.service import Terms, TokenService
+from alauda_registry.auth.kubernetes import KubernetesAuthenticator, KubernetesAuthorizer
+from alauda_registry.auth.service import SHORTEST_LIFETIME, Terms, TokenService
 from alauda_registry.auth.throttle import Throttle
 from alauda_registry.auth.trusted_tokens import (
     TokenServer,
@@ -23,9 +26,10 @@ from alauda_registry.auth.trusted_tokens import (
     read_certificates,
     read_jwks,
 )
+from alauda_registry.kube.errors import KubeError
 from alauda_registry.server.documents import parse_yaml
 from alauda_registry.server.guard import Realm
-from alauda_registry.server.settings import CannotStart, Htpasswd, Settings, Token
+from alauda_registry.server.settings import CannotStart, Htpasswd, Kubernetes, Settings, Token
 from alauda_registry.storage import paths
 
 KEY_FILE = "token-key.pem"
@@ -41,6 +45,7 @@ class Authentication:
         service: Makes them; None when somebody else does.
         guards_metrics: Whether the counts are for some only.
         close: Ends what goes on in it.
+        running: Opened while requests are served.
     """
 
     gate: Gate
@@ -48,6 +53,7 @@ class Authentication:
     service: TokenService | None = None
     guards_metrics: bool = False
     close: Callable[[], None] = lambda: None
+    running: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
 
 
 def prepare_authentication(settings: Settings) -> None:
@@ -57,7 +63,7 @@ def prepare_authentication(settings: Settings) -> None:
         CannotStart: It cannot be made.
     """
     path = _own_key_file(settings)
-    if path is None or settings.auth.htpasswd is None:
+    if path is None or not (settings.auth.htpasswd or settings.auth.kubernetes):
         return
     try:
         ensure_key_file(path, settings.auth.token_service.algorithm)
@@ -81,6 +87,8 @@ def open_authentication(settings: Settings, *, is_check: bool = False) -> Authen
             return _open_htpasswd(settings, auth.htpasswd, is_check=is_check)
         if auth.token is not None:
             return _open_token(settings, auth.token)
+        if auth.kubernetes is not None:
+            return _open_kubernetes(settings, auth.kubernetes, is_check=is_check)
     except FileInvalid as error:
         raise CannotStart(f"auth: {error}") from error
     return None
@@ -135,6 +143,49 @@ def _open_token(settings: Settings, token: Token) -> Authentication:
     return Authentication(
         Gate(TrustedTokens(server, sources), TokenDecides(), admits_strangers=False), realm
     )
+
+
+def _open_kubernetes(
+    settings: Settings, kubernetes: Kubernetes, *, is_check: bool
+) -> Authentication:
+    # Not above: it takes a third of a second and 40 MB, and most registries are in no cluster.
+    from alauda_registry.kube.apiserver import ApiServerClient
+
+    kubeconfig = kubernetes.kubeconfig
+    client = ApiServerClient(None if kubeconfig is None else Path(kubeconfig))
+    if is_check:
+        asyncio.run(_try(client))
+    authorizer = KubernetesAuthorizer(client)
+    own = settings.auth.token_service
+    service = TokenService(
+        KubernetesAuthenticator(client, Throttle(), kubernetes.audiences),
+        authorizer,
+        _open_keys(settings, is_check=is_check),
+        # They say who, and for a minute only: what somebody may is asked with every request.
+        Terms(own.issuer, own.service, lifetime=SHORTEST_LIFETIME, carry_access=False),
+    )
+    gate = Gate(
+        service,
+        authorizer,
+        takes_certificates=True,
+        tells_denied=not kubernetes.challenge_denied,
+    )
+    return Authentication(
+        gate, _own_realm(settings), service, guards_metrics=True, running=lambda: client
+    )
+
+
+async def _try(client: AbstractAsyncContextManager[object]) -> None:
+    """Look whether the API server can be asked, as far as that shows without asking.
+
+    Raises:
+        CannotStart: It cannot.
+    """
+    try:
+        async with client:
+            pass
+    except KubeError as error:
+        raise CannotStart(f"auth.kubernetes: {error}") from error
 
 
 def _own_realm(settings: Settings) -> Realm:

@@ -14,7 +14,13 @@ from urllib.parse import parse_qs
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from alauda_registry.auth.authenticator import Basic, Bearer, Caller, Credentials
+from alauda_registry.auth.authenticator import (
+    Basic,
+    Bearer,
+    Caller,
+    Certificate,
+    Credentials,
+)
 from alauda_registry.auth.challenge import bearer_challenge
 from alauda_registry.auth.gate import Gate
 from alauda_registry.auth.scopes import PULL, Access, of_repository, scope_text
@@ -24,6 +30,7 @@ from alauda_registry.server.clients import Proxies
 from alauda_registry.server.envelope import Envelope
 from alauda_registry.server.errors import error_response
 from alauda_registry.server.needs import methods, needs_of
+from alauda_registry.server.protocol import CERTIFICATE
 from alauda_registry.server.routing import parse_target
 from alauda_registry.server.state import RegistryRequest
 
@@ -140,9 +147,8 @@ class Guard:
             wanted: This, too, should be in the token that a client is sent for.
         """
         try:
-            caller = await self._gate.admit(
-                read_credentials(scope), self._proxies.address(scope), needed
-            )
+            credentials = read_credentials(scope, takes_certificates=self._gate.takes_certificates)
+            caller = await self._gate.admit(credentials, self._proxies.address(scope), needed)
         except RegistryError as error:
             return self.answer(error, scope, (*needed, *wanted))
         scope[_ADMISSION] = Admission(self._gate, caller)
@@ -178,15 +184,20 @@ class Guard:
         return _Asked(needed)
 
 
-def read_credentials(scope: Scope) -> Credentials | None:
+def read_credentials(scope: Scope, *, takes_certificates: bool = False) -> Credentials | None:
     """Return what a client shows; None for nothing.
+
+    Args:
+        scope: The request's.
+        takes_certificates: Whether its certificate counts, when it shows nothing else.
 
     Raises:
         Unauthorized: It cannot be understood, or in two ways.
     """
     fields = [value for name, value in scope["headers"] if name == b"authorization"]
     if not fields:
-        return None
+        der = scope.get(CERTIFICATE) if takes_certificates else None
+        return None if der is None else Certificate(der)
     if len(fields) > 1:
         raise Unauthorized("send the field Authorization once")
     scheme, _, rest = fields[0].decode("latin-1").strip().partition(" ")

@@ -31,8 +31,9 @@ def check_listening(http: HTTP, auth: Auth) -> None:
         )
     if auth.is_none and not http.allow_anonymous:
         raise CannotStart(
-            f"{reachable}, which wants authentication: configure auth.htpasswd or auth.token, or "
-            "say --allow-anonymous to let everybody push, pull and delete; or listen on 127.0.0.1"
+            f"{reachable}, which wants authentication: configure auth.htpasswd, auth.token or "
+            "auth.kubernetes, or say --allow-anonymous to let everybody push, pull and delete; or "
+            "listen on 127.0.0.1"
         )
 
 

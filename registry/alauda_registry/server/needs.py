@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from enum import Enum, auto
 
 from alauda_registry.auth.scopes import CATALOG, DELETE, METRICS, PULL, PUSH, Access, of_repository
+from alauda_registry.oci.errors import RegistryError
+from alauda_registry.oci.reference import Tag
 from alauda_registry.server.routing import Kind, Target
 
 
@@ -44,6 +46,7 @@ OTHER_NEEDS: Mapping[str, Open | tuple[Access, ...]] = {
     "/healthz": Open.PROBE,
     "/readyz": Open.PROBE,
     "/metrics": (METRICS,),
+    "/extensions/v2/metrics": (METRICS,),
     "/token": Open.LOGIN,
     "/auth/token": Open.LOGIN,
     "/openshift/token": Open.LOGIN,
@@ -61,5 +64,16 @@ def needs_of(target: Target, method: str) -> tuple[Access, ...] | None:
     """Return what a request needs; None when the endpoint does not know the method."""
     if (actions := REPOSITORY_NEEDS.get(target.kind)) is not None:
         needed = actions.get(method)
-        return None if needed is None else of_repository(target.name, *needed)
+        if needed is None:
+            return None
+        # A tag belongs to its repository, what has a digest may belong to others as well.
+        tag = _tag_of(target) if target.kind is Kind.MANIFEST and method == "DELETE" else ""
+        return of_repository(target.name, *needed, tag=tag)
     return REGISTRY_NEEDS[target.kind].get(method)
+
+
+def _tag_of(target: Target) -> str:
+    try:
+        return str(Tag.parse(target.reference))
+    except RegistryError:
+        return ""

@@ -53,6 +53,9 @@ logger = logging.getLogger(__name__)
 # Requests that may wait while an earlier one is answered. Registry clients send none ahead.
 PIPELINE_DEPTH = 32
 
+CERTIFICATE = "alauda.certificate"
+"""Where the scope has the client's certificate (DER), if it has shown one that is good."""
+
 # From this length on, bodies do not go through the parser.
 LARGE_BODY = 256 * 1024
 
@@ -160,6 +163,9 @@ class RegistryHttpProtocol(HttpToolsProtocol):
         self._mark: Hashable = None
         self._mark_time = 0.0
         self._timer = self.loop.call_later(self.limits.tick, self._tick)
+        connection = transport.get_extra_info("ssl_object")
+        # The context asks for one, and has verified it, where http.tls.clientcas is set.
+        self._certificate: bytes | None = connection and connection.getpeercert(binary_form=True)
         # TLS has to see the bytes.
         is_plain = self.scheme == "http" and transport.get_extra_info("socket") is not None
         self._can_send_files = is_plain and sys.platform == "linux"
@@ -289,6 +295,8 @@ class RegistryHttpProtocol(HttpToolsProtocol):
             "state": self.app_state.copy(),
             "extensions": {ZERO_COPY_SEND: {}} if self._can_send_files else {},
         }
+        if self._certificate is not None:
+            cast("dict[str, Any]", scope)[CERTIFICATE] = self._certificate
         self.cycle = Exchange(
             self,
             scope,

@@ -48,7 +48,7 @@ Prefix = Annotated[str, AfterValidator(lambda text: f"/{text.strip('/')}/".repla
 DRIVERS = ("filesystem", "pvc", "inmemory")
 """The keys of `storage` that choose where bytes are kept."""
 
-MODES = ("none", "htpasswd", "token")
+MODES = ("none", "htpasswd", "token", "kubernetes")
 """The keys of `auth` that choose how it is known who may do what."""
 
 
@@ -438,6 +438,19 @@ class Token(Section):
         return self
 
 
+class Kubernetes(Section):
+    """`auth.kubernetes`: a cluster's users and service accounts, and its RBAC."""
+
+    kubeconfig: AbsolutePath | None = None
+    """Where the API server is, and who the registry is there. Unset: the service account of the
+    pod. Either needs the ClusterRole system:auth-delegator."""
+    audiences: Annotated[tuple[str, ...], BeforeValidator(_split_words)] = ()
+    """Tokens must be meant for one of these. Unset: for the API server, as those are that pods
+    and `kubectl create token` get."""
+    challenge_denied: bool = False
+    """Answer 401 also to a known user who may not, as OpenShift's registry; otherwise 403."""
+
+
 class TokenService(Section):
     """`auth.tokenservice`: tokens that this registry makes, in every mode but `token`."""
 
@@ -453,7 +466,8 @@ class TokenService(Section):
     audiences: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Other registries' `auth.token.service`, which may have tokens from us, too."""
     lifetime: Annotated[Duration, Field(ge=timedelta(seconds=60))] = timedelta(minutes=5)
-    """How long a token is good. Clients take any to be good for a minute."""
+    """How long a token is good. Clients take any to be good for a minute, which is what tokens are
+    in mode `kubernetes`."""
     refresh_lifetime: SomeTime = timedelta(days=30)
     """How long a client that keeps a token instead of a password need not log in again."""
 
@@ -464,6 +478,7 @@ class Auth(Section):
     none: NoAuth | None = None
     htpasswd: Htpasswd | None = None
     token: Token | None = None
+    kubernetes: Kubernetes | None = None
     token_service: TokenService = TokenService()
 
     @model_validator(mode="before")
@@ -475,7 +490,7 @@ class Auth(Section):
 
     @model_validator(mode="after")
     def _one_mode(self) -> Self:
-        modes = (self.none, self.htpasswd, self.token)
+        modes = (self.none, self.htpasswd, self.token, self.kubernetes)
         chosen = [name for name, mode in zip(MODES, modes, strict=True) if mode is not None]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} are both configured; keep one of them")

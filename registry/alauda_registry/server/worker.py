@@ -8,7 +8,7 @@ import gc
 import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import uvicorn
@@ -160,6 +160,7 @@ class Worker:
             self._authentication.service,
             proxies=Proxies(self._settings.http.trusted_proxies),
             prefix=options.prefix,
+            takes_certificates=self._authentication.gate.takes_certificates,
             headers=options.headers,
         )
 
@@ -207,9 +208,13 @@ class Worker:
     @asynccontextmanager
     async def _opened(self, registry: Registry) -> AsyncGenerator[Registry]:
         """Run what goes on in the background while the registry is open, then close it."""
+        authentication = self._authentication
         try:
             await self._health.check_once(registry.health)
-            async with running_in_background(*self._duties(registry)):
+            async with (
+                authentication.running() if authentication else nullcontext(),
+                running_in_background(*self._duties(registry)),
+            ):
                 yield registry
         finally:
             await registry.aclose()

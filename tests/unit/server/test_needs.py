@@ -70,3 +70,16 @@ def test_what_is_needed_is_of_the_repository_in_the_path(kind: Kind) -> None:
         needed = needs_of(Target(kind, "team/app", "x"), method)
         assert needed
         assert {(access.type, access.name) for access in needed} == {("repository", "team/app")}
+
+
+def test_deletion_says_which_tag_it_is_about() -> None:
+    def tags(reference: str, method: str = "DELETE") -> set[str]:
+        needed = needs_of(Target(Kind.MANIFEST, "team/app", reference), method)
+        assert needed
+        return {access.tag for access in needed}
+
+    assert tags("v1") == {"v1"}
+    assert tags("sha256:" + 64 * "0") == {""}
+    assert tags("v1", "PUT") == {""}
+    # Nothing without an end reaches whoever decides.
+    assert tags("v" * 129) == tags("v%2F1") == {""}

@@ -53,6 +53,8 @@ class Probes:
             "/healthz": self._alive,
             "/readyz": self._ready,
             "/metrics": self._counts,
+            # Where OpenShift's registry has them.
+            "/extensions/v2/metrics": self._counts,
         }
 
     @property

@@ -42,6 +42,7 @@ class TokenEndpoint:
         service: Makes the tokens.
         proxies: Whose word about clients is taken.
         prefix: The path below which all of it is served.
+        takes_certificates: Whether tokens are made for whom a client certificate names.
         headers: Added to each answer that does not have a header of that name.
     """
 
@@ -52,11 +53,13 @@ class TokenEndpoint:
         *,
         proxies: Proxies,
         prefix: str = "/",
+        takes_certificates: bool = False,
         headers: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._app = app
         self._service = service
         self._proxies = proxies
+        self._takes_certificates = takes_certificates
         self._headers = headers or {}
         below = prefix.rstrip("/")
         self._token_paths = frozenset(below + path for path in PATHS)
@@ -94,7 +97,7 @@ class TokenEndpoint:
     async def _get(self, request: Request) -> Response:
         """Answer as the token specification has it."""
         query = _fields(request.scope["query_string"])
-        credentials = read_credentials(request.scope)
+        credentials = read_credentials(request.scope, takes_certificates=self._takes_certificates)
         if isinstance(credentials, Bearer):
             raise Unauthorized("ask for a token with a name and a password")
         issued = await self._service.issue(

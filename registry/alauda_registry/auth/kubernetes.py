@@ -1,0 +1,261 @@
+"""Kubernetes decides: TokenReview says who, SubjectAccessReview says whether.
+
+Everything is asked with the registry's own account, for whoever asks the registry, and with every
+request. Answers are good for two seconds, so that a dozen requests of one pull cost one question,
+and so that what an administrator grants or takes away holds two seconds later. When nobody can be
+asked, nobody is let in.
+
+What is asked for which request (design 13.3; the group is ``image.alauda.io``):
+
+============================  ==================================================
+pull                          ``get imagestreams/layers``, namespace and stream
+push                          ``update imagestreams/layers``
+delete a tag                  ``delete imagestreamtags`` in the namespace
+delete a manifest, a blob     ``delete images``, for the whole cluster
+the catalog                   ``list imagestreams``, for the whole cluster
+the metrics                   ``get registry/metrics``, for the whole cluster
+============================  ==================================================
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import NameOID
+from typing_extensions import override
+
+from alauda_registry.auth import tokens
+from alauda_registry.auth.authenticator import (
+    Authenticator,
+    Basic,
+    Caller,
+    Certificate,
+    Credentials,
+    Identity,
+)
+from alauda_registry.auth.authorizer import Authorizer
+from alauda_registry.auth.caches import Kept
+from alauda_registry.auth.recent import Recent
+from alauda_registry.auth.scopes import CATALOG, DELETE, METRICS, PULL, PUSH, REPOSITORY, Access
+from alauda_registry.auth.throttle import Throttle
+from alauda_registry.kube.client import KubeClient, ResourceAttributes, UserInfo
+from alauda_registry.kube.errors import Forbidden, KubeError
+from alauda_registry.oci.errors import AuthorityUnavailable, NameInvalid, Unauthorized
+
+logger = logging.getLogger(__name__)
+
+GROUP = "image.alauda.io"
+"""The API group of what is asked about."""
+
+REVIEW_SECONDS = 2.0
+"""How long an answer of the API server is good for."""
+
+REVIEWS_KEPT = 20_000
+"""Answers that are remembered, a few hundred bytes each."""
+
+CERTIFICATES_KEPT = 1024
+ACCESSES_KEPT = 4096
+
+ANONYMOUS_USER = UserInfo("system:anonymous", groups=("system:unauthenticated",))
+"""Who somebody without credentials is."""
+
+AUTHENTICATED = "system:authenticated"
+"""The group of everybody else."""
+
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
+
+_Answer = TypeVar("_Answer")
+
+
+class KubernetesAuthenticator(Authenticator):
+    """Says who: by TokenReview, or by a client certificate that TLS has verified.
+
+    Args:
+        client: Asks the API server.
+        throttle: Slows down whoever shows one bad token after another. Who shows the same one again
+            and again has an old secret, and costs a review every two seconds.
+        audiences: One of which tokens must be meant for; none: the API server itself.
+    """
+
+    def __init__(
+        self, client: KubeClient, throttle: Throttle, audiences: Sequence[str] = ()
+    ) -> None:
+        self._client = client
+        self._throttle = throttle
+        self._audiences = audiences
+        self._reviews: Recent[bytes, Identity | None] = Recent(REVIEW_SECONDS, REVIEWS_KEPT)
+        # Good or bad, it is nobody's guess any more.
+        self._seen: Kept[bytes, bool] = Kept(REVIEWS_KEPT)
+
+    @override
+    async def authenticate(self, credentials: Credentials, address: str) -> Caller:
+        """Return who shows a token, as a password of whatever user name or as it is."""
+        if isinstance(credentials, Certificate):
+            return Caller(_identity_in(credentials))
+        token = credentials.password if isinstance(credentials, Basic) else credentials.token
+        # Nothing that somebody could log in with is kept.
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        identity = await self._reviews.get(digest, lambda: self._review(token, digest, address))
+        if identity is None:
+            raise Unauthorized(
+                "the token is not one of this cluster, or not any more: log in with a new one, "
+                "such as `kubectl create token` prints",
+                error="invalid_token",
+            )
+        return Caller(identity)
+
+    async def _review(self, token: str, digest: bytes, address: str) -> Identity | None:
+        if len(token) > tokens.LONGEST_TOKEN or not token.isascii():
+            # No API server has to look at what can't be a token.
+            return None
+        is_new, name = self._seen.get(digest) is None, digest.hex()
+        if is_new:
+            self._throttle.begin(address, name)
+        try:
+            user = await _ask(self._client.review_token(token, self._audiences))
+        except AuthorityUnavailable:
+            self._throttle.succeeded(address, name)
+            raise
+        if is_new and user is None:
+            self._throttle.failed(address)
+        self._seen.put(digest, user is not None)
+        if user is None:
+            return None
+        return Identity(
+            user.username, frozenset(user.groups), user.uid, dict(user.extra), _expiry(token)
+        )
+
+
+class KubernetesAuthorizer(Authorizer):
+    """Says whether, by SubjectAccessReview.
+
+    Args:
+        client: Asks the API server.
+    """
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+        self._reviews: Recent[tuple[UserInfo, ResourceAttributes], bool] = Recent(
+            REVIEW_SECONDS, REVIEWS_KEPT
+        )
+
+    @override
+    async def allows(self, identity: Identity, access: Access) -> bool:
+        """Tell whether somebody may do this; who shows nothing is ``system:anonymous``."""
+        attributes = attributes_of(access)
+        if attributes is None:
+            return False
+        user = _user_of(identity)
+        return await self._reviews.get(
+            (user, attributes), lambda: _ask(self._client.review_access(user, attributes))
+        )
+
+
+@lru_cache(ACCESSES_KEPT)
+def attributes_of(access: Access) -> ResourceAttributes | None:
+    """Return what the API server is asked; None for what it has no words for.
+
+    Raises:
+        NameInvalid: The repository is not ``NAMESPACE/NAME``.
+    """
+    if access == CATALOG:
+        return ResourceAttributes("list", GROUP, "imagestreams")
+    if access == METRICS:
+        return ResourceAttributes("get", GROUP, "registry", "metrics")
+    if access.type != REPOSITORY:
+        return None
+    namespace, _, stream = access.name.partition("/")
+    if not _NAMESPACE.fullmatch(namespace) or not stream or "/" in stream:
+        raise NameInvalid(
+            "a repository is NAMESPACE/NAME here: a namespace of the cluster, and one name "
+            "without slashes",
+            name=access.name,
+        )
+    if access.action in _LAYER_VERBS:
+        verb = _LAYER_VERBS[access.action]
+        return ResourceAttributes(verb, GROUP, "imagestreams", "layers", namespace, stream)
+    if access.action != DELETE:
+        return None
+    if access.tag:
+        tag = f"{stream}:{access.tag}"
+        return ResourceAttributes("delete", GROUP, "imagestreamtags", "", namespace, tag)
+    return ResourceAttributes("delete", GROUP, "images")
+
+
+_LAYER_VERBS = {PULL: "get", PUSH: "update"}
+
+
+async def _ask(question: Coroutine[Any, Any, _Answer]) -> _Answer:
+    """Return the answer of the API server.
+
+    Raises:
+        AuthorityUnavailable: There is none.
+    """
+    try:
+        return await question
+    except Forbidden as error:
+        logger.error(  # noqa: TRY400,RUF100 -- the reason is enough
+            "%s: give the registry's account the ClusterRole system:auth-delegator", error
+        )
+        raise AuthorityUnavailable(
+            "the Kubernetes API server does not let the registry ask who may do this: tell whoever "
+            "runs the registry that its account needs the ClusterRole system:auth-delegator"
+        ) from error
+    except KubeError as error:
+        logger.warning("nobody is let in: %s", error)
+        raise AuthorityUnavailable(
+            "the Kubernetes API server does not answer who may do this: try again in a moment"
+        ) from error
+
+
+def _user_of(identity: Identity) -> UserInfo:
+    if identity.is_anonymous:
+        return ANONYMOUS_USER
+    extra = tuple(sorted((key, tuple(values)) for key, values in identity.extra.items()))
+    return UserInfo(identity.name, identity.uid, tuple(sorted(identity.groups)), extra)
+
+
+def _expiry(token: str) -> float | None:
+    """When a token ends that the API server has found good; None if that can't be told."""
+    try:
+        expires = tokens.read(token).claims.get("exp")
+    except tokens.TokenInvalid:
+        return None
+    return float(expires) if isinstance(expires, int | float) else None
+
+
+def _identity_in(certificate: Certificate) -> Identity:
+    """Whom a certificate names, as kube-apiserver reads it: CN is the user, O are the groups.
+
+    Raises:
+        Unauthorized: Nobody, or it has expired since the connection was opened.
+    """
+    identity = _read_certificate(certificate.der)
+    if identity is None:
+        raise Unauthorized("the client certificate names no user: its subject has no common name")
+    if identity.expires is not None and identity.expires <= datetime.now(UTC).timestamp():
+        raise Unauthorized("the client certificate has expired: connect again with a new one")
+    return identity
+
+
+@lru_cache(CERTIFICATES_KEPT)
+def _read_certificate(der: bytes) -> Identity | None:
+    certificate = x509.load_der_x509_certificate(der)
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if not names or not names[0].value:
+        return None
+    groups = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    return Identity(
+        str(names[0].value),
+        frozenset([*(str(group.value) for group in groups), AUTHENTICATED]),
+        extra={_CREDENTIAL_ID: (f"X509SHA256={fingerprint}",)},
+        expires=certificate.not_valid_after_utc.timestamp(),
+    )

@@ -1,0 +1,256 @@
+"""Kubernetes decides, as far as that shows without an API server."""
+
+import ssl
+import time
+from pathlib import Path
+
+import jwt
+import pytest
+
+from alauda_registry.auth.authenticator import ANONYMOUS, Basic, Bearer, Certificate, Identity
+from alauda_registry.auth.kubernetes import (
+    KubernetesAuthenticator,
+    KubernetesAuthorizer,
+    attributes_of,
+)
+from alauda_registry.auth.scopes import CATALOG, METRICS, Access
+from alauda_registry.auth.throttle import FREE_FROM_ADDRESS, Throttle
+from alauda_registry.kube.client import ResourceAttributes, UserInfo
+from alauda_registry.kube.errors import Forbidden, Unreachable
+from alauda_registry.kube.inmemory import Grant, InMemoryKubeClient
+from alauda_registry.oci.errors import (
+    AuthorityUnavailable,
+    NameInvalid,
+    TooManyRequests,
+    Unauthorized,
+)
+from tests.parts.certificates import Authority
+
+pytestmark = pytest.mark.anyio
+
+GROUP = "image.alauda.io"
+ADDRESS = "192.0.2.1"
+ROBOT = UserInfo(
+    "system:serviceaccount:team:robot",
+    "0b5c",
+    ("system:serviceaccounts",),
+    (("example.org/scopes", ("a", "b")),),
+)
+
+
+@pytest.fixture
+def client() -> InMemoryKubeClient:
+    return InMemoryKubeClient()
+
+
+@pytest.fixture
+def authenticator(client: InMemoryKubeClient) -> KubernetesAuthenticator:
+    return KubernetesAuthenticator(client, Throttle())
+
+
+@pytest.fixture
+def authorizer(client: InMemoryKubeClient) -> KubernetesAuthorizer:
+    return KubernetesAuthorizer(client)
+
+
+def repository(action: str, name: str = "team/app", tag: str = "") -> Access:
+    return Access("repository", name, action, tag)
+
+
+@pytest.mark.parametrize(
+    ("access", "attributes"),
+    [
+        (repository("pull"), ("get", GROUP, "imagestreams", "layers", "team", "app")),
+        (repository("push"), ("update", GROUP, "imagestreams", "layers", "team", "app")),
+        (
+            repository("delete", tag="v1"),
+            ("delete", GROUP, "imagestreamtags", "", "team", "app:v1"),
+        ),
+        (repository("delete"), ("delete", GROUP, "images")),
+        (CATALOG, ("list", GROUP, "imagestreams")),
+        (METRICS, ("get", GROUP, "registry", "metrics")),
+    ],
+    ids=["pull", "push", "delete a tag", "delete", "catalog", "metrics"],
+)
+def test_what_is_asked(access: Access, attributes: tuple[str, ...]) -> None:
+    assert attributes_of(access) == ResourceAttributes(*attributes)
+
+
+@pytest.mark.parametrize(
+    "access",
+    [repository("admin"), Access("registry", "other", "get"), Access("plugin", "a/b", "pull")],
+    ids=str,
+)
+async def test_what_there_are_no_words_for_is_not_allowed(
+    client: InMemoryKubeClient, authorizer: KubernetesAuthorizer, access: Access
+) -> None:
+    assert not await authorizer.allows(Identity("alice"), access)
+    assert client.asked == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["app", "a/b/c", "", "/app", "team/", "te_am/app", "te.am/app", "-a/app", "a" * 64 + "/b"],
+)
+def test_only_namespace_and_name_is_a_repository(name: str) -> None:
+    with pytest.raises(NameInvalid, match="NAMESPACE/NAME"):
+        attributes_of(repository("pull", name))
+
+
+@pytest.mark.parametrize(
+    "credentials", [Basic("whoever", "t"), Bearer("t")], ids=["basic", "bearer"]
+)
+async def test_token_is_whose_the_api_server_says(
+    client: InMemoryKubeClient,
+    authenticator: KubernetesAuthenticator,
+    credentials: Basic | Bearer,
+) -> None:
+    client.tokens["t"] = ROBOT, frozenset()
+
+    caller = await authenticator.authenticate(credentials, ADDRESS)
+
+    assert caller.identity == Identity(
+        ROBOT.username,
+        frozenset(ROBOT.groups),
+        ROBOT.uid,
+        {"example.org/scopes": ("a", "b")},
+    )
+    assert caller.grants is None
+
+
+async def test_identity_ends_with_its_token(
+    client: InMemoryKubeClient, authenticator: KubernetesAuthenticator
+) -> None:
+    end = int(time.time()) + 30
+    token = jwt.encode({"exp": end}, "k" * 32, algorithm="HS256")
+    client.tokens[token] = ROBOT, frozenset()
+
+    caller = await authenticator.authenticate(Bearer(token), ADDRESS)
+
+    assert caller.identity.expires == end
+
+
+async def test_same_token_is_asked_about_once(
+    client: InMemoryKubeClient, authenticator: KubernetesAuthenticator
+) -> None:
+    client.tokens["good"] = ROBOT, frozenset()
+    for _ in range(20):
+        await authenticator.authenticate(Bearer("good"), ADDRESS)
+        # However often: it is an old secret, and no guessing.
+        with pytest.raises(Unauthorized):
+            await authenticator.authenticate(Bearer("bad"), ADDRESS)
+
+    assert client.asked == ["good", "bad"]
+
+
+@pytest.mark.parametrize("token", ["x" * 20_000, "t\u00f6ken"], ids=["long", "not ascii"])
+async def test_what_can_be_no_token_is_not_asked_about(
+    client: InMemoryKubeClient, authenticator: KubernetesAuthenticator, token: str
+) -> None:
+    with pytest.raises(Unauthorized):
+        await authenticator.authenticate(Bearer(token), ADDRESS)
+
+    assert client.asked == []
+
+
+async def test_one_bad_token_after_another_is_slowed_down_and_nobody_else(
+    client: InMemoryKubeClient, authenticator: KubernetesAuthenticator
+) -> None:
+    client.tokens |= {"good": (ROBOT, frozenset()), "new": (ROBOT, frozenset())}
+    await authenticator.authenticate(Bearer("good"), ADDRESS)
+    for number in range(FREE_FROM_ADDRESS):
+        with pytest.raises(Unauthorized):
+            await authenticator.authenticate(Bearer(f"guess {number}"), ADDRESS)
+
+    with pytest.raises(TooManyRequests):
+        await authenticator.authenticate(Bearer("guess"), ADDRESS)
+    # Who was there before, who has an old secret, and who is elsewhere.
+    await authenticator.authenticate(Bearer("good"), ADDRESS)
+    with pytest.raises(Unauthorized):
+        await authenticator.authenticate(Bearer("guess 0"), ADDRESS)
+    await authenticator.authenticate(Bearer("new"), "192.0.2.2")
+
+
+async def test_decision_is_remembered_for_its_user_only(
+    client: InMemoryKubeClient, authorizer: KubernetesAuthorizer
+) -> None:
+    wanted = ResourceAttributes("get", GROUP, "imagestreams", "layers", "team", "app")
+    client.grants.add(Grant("alice", wanted))
+    alice = Identity("alice", uid="1")
+    others = [Identity("bob", uid="1"), Identity("alice\0", uid="1"), ANONYMOUS]
+    for _ in range(3):
+        assert await authorizer.allows(alice, repository("pull"))
+
+    assert client.asked == [wanted]
+    for other in others:
+        assert not await authorizer.allows(other, repository("pull"))
+    # The same name, and somebody else.
+    for same in (Identity("alice", uid="2"), Identity("alice", frozenset({"g"}), "1")):
+        await authorizer.allows(same, repository("pull"))
+    assert len(client.asked) == 6
+
+
+async def test_who_shows_nothing_is_anonymous(
+    client: InMemoryKubeClient, authorizer: KubernetesAuthorizer
+) -> None:
+    assert not await authorizer.allows(ANONYMOUS, repository("pull", "team/other"))
+    client.grants.add(
+        Grant(
+            "system:unauthenticated",
+            ResourceAttributes("get", GROUP, "imagestreams", "layers", "team"),
+        )
+    )
+
+    assert await authorizer.allows(ANONYMOUS, repository("pull"))
+    assert not await authorizer.allows(ANONYMOUS, repository("push"))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (Unreachable("connection refused"), "does not answer"),
+        (Forbidden("403"), "system:auth-delegator"),
+    ],
+    ids=["away", "forbidden"],
+)
+async def test_nobody_is_let_in_when_nobody_can_be_asked(
+    client: InMemoryKubeClient,
+    authenticator: KubernetesAuthenticator,
+    authorizer: KubernetesAuthorizer,
+    trouble: Unreachable | Forbidden,
+    said: str,
+) -> None:
+    client.trouble = trouble
+
+    # However often: it is not the client's fault.
+    for _ in range(20):
+        with pytest.raises(AuthorityUnavailable, match=said):
+            await authenticator.authenticate(Bearer("t"), ADDRESS)
+    with pytest.raises(AuthorityUnavailable, match=said):
+        await authorizer.allows(ANONYMOUS, repository("pull"))
+
+
+async def test_certificate_is_read_as_kubernetes_reads_it(
+    client: InMemoryKubeClient, authenticator: KubernetesAuthenticator, tmp_path: Path
+) -> None:
+    der = _der(tmp_path, "alice", "team-a", "team-b")
+
+    caller = await authenticator.authenticate(Certificate(der), ADDRESS)
+
+    identity = caller.identity
+    assert identity.name == "alice"
+    assert identity.groups == {"team-a", "team-b", "system:authenticated"}
+    assert identity.expires is not None
+    assert client.asked == []
+
+
+async def test_certificate_without_a_name_is_nobodys(
+    authenticator: KubernetesAuthenticator, tmp_path: Path
+) -> None:
+    with pytest.raises(Unauthorized, match="no common name"):
+        await authenticator.authenticate(Certificate(_der(tmp_path, "")), ADDRESS)
+
+
+def _der(directory: Path, name: str, *groups: str) -> bytes:
+    pair = Authority().issue_to_user(directory, name=name, groups=groups)
+    return ssl.PEM_cert_to_DER_cert(pair.certificate.read_text())
