@@ -82,6 +82,7 @@ class Registry:
     ) -> None:
         self.base = httpx.URL(url.rstrip("/") + "/")
         self.allow_sparse = allow_sparse
+        # Not deeper than that: some registries know namespaces and names, and nothing below.
         self._prefix = f"{prefix}/{secrets.token_hex(4)}"
         self._http = httpx.Client(
             auth=Credentials(username, password),
@@ -98,7 +99,7 @@ class Registry:
 
     def repository(self, check_id: str) -> "Repository":
         """Return a repository that no other check of no other run uses."""
-        return Repository(self, f"{self._prefix}/{check_id}-{secrets.token_hex(2)}")
+        return Repository(self, f"{self._prefix}-{check_id}-{secrets.token_hex(2)}")
 
     def request(
         self,

@@ -1,12 +1,14 @@
 """Our own servers that the conformance programs talk to, one for each driver."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.integration.guarded import Guarded, by_cluster, by_password, by_token
 from tests.parts import registry
 from tests.parts.processes import free_port, inherited, listens, started
 
@@ -26,6 +28,20 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def url_of_a_good_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with in_memory(tmp_path_factory.mktemp("conformance-good")) as url:
         yield url
+
+
+@pytest.fixture(params=["htpasswd", "token", "kubernetes"])
+def start_guarded(
+    request: pytest.FixtureRequest,
+) -> Callable[..., AbstractContextManager[Guarded]]:
+    """Starts a server that wants a login, in each of its modes."""
+    match request.param:
+        case "htpasswd":
+            return by_password
+        case "token":
+            return by_token
+        case _:
+            return partial(by_cluster, request.getfixturevalue("control_plane"))
 
 
 @contextmanager

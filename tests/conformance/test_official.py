@@ -10,7 +10,7 @@ import pytest
 
 from conformance import official
 from conformance.official import PROGRAM, VERSIONS, Outcome, ProgramAbsent
-from tests.integration.guarded import Guarded, by_password, by_token, password_of
+from tests.integration.guarded import Guarded
 
 needs_program = pytest.mark.skipif(
     not os.environ.get(PROGRAM),
@@ -31,21 +31,25 @@ def test_our_server_passes_without_a_skip(version: str, url: str, tmp_path: Path
 @pytest.mark.integration
 @pytest.mark.timeout(600)
 @needs_program
-@pytest.mark.parametrize("start", [by_password, by_token], ids=["htpasswd", "token"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_our_server_passes_with_a_login(
-    version: str, start: Callable[..., AbstractContextManager[Guarded]], tmp_path: Path
+    version: str,
+    start_guarded: Callable[..., AbstractContextManager[Guarded]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with start(tmp_path / "server", arguments=("--allow-sparse",)) as place:
+    with start_guarded(tmp_path / "server", arguments=("--allow-sparse",)) as place:
         folder = tmp_path / "results"
         folder.mkdir()
+        if place.server.tls is not None:
+            monkeypatch.setenv("SSL_CERT_FILE", str(place.server.tls.authority))
         outcome = official.run(
             official.find_program(os.environ),
             place.url,
             version,
             folder,
             username="admin",
-            password=password_of("admin"),
+            password=place.password("admin"),
         )
 
     assert outcome.passed, str(outcome)

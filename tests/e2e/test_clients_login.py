@@ -1,7 +1,8 @@
-"""The clients log in, push and pull over TLS, where passwords and where tokens are asked for.
+"""The clients log in, push and pull over TLS, in every mode that asks who is there.
 
-``writer`` may push, ``reader`` may not. What a client says when it is refused has to make sense to
-whoever reads it. Only docker is not given the authority: it believes any server at a loopback
+``writer`` may push, ``reader`` may not. In the mode ``kubernetes`` they are service accounts, and
+their passwords are tokens of the cluster. What a client says when it is refused has to make sense
+to whoever reads it. Only docker is not given the authority: it believes any server at a loopback
 address.
 """
 
@@ -10,15 +11,17 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import layouts
 from tests.e2e.clients import Client
-from tests.integration.guarded import Guarded, by_password, by_token, password_of
+from tests.integration.guarded import Guarded, by_cluster, by_password, by_token
 from tests.parts.certificates import Authority, CertificatePair
 from tests.parts.containerd import Containerd
+from tests.parts.control_plane import ControlPlane
 from tests.parts.dockerd import Dockerd
 from tests.parts.tools import find, require
 
@@ -32,10 +35,6 @@ rules:
   - {users: [writer], repositories: ["**"], actions: [pull, push]}
   - {anonymous: true, repositories: ["public/**"], actions: [pull]}
 """
-WRONG = ("--username", "writer", "--password", "a guess")
-READER = ("--username", "reader", "--password", password_of("reader"))
-WRITER = ("--username", "writer", "--password", password_of("writer"))
-
 REFUSED = re.compile(
     r"incorrect username or password|invalid username/password|unauthorized|401", re.IGNORECASE
 )
@@ -53,16 +52,42 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> CertificatePair:
     return Authority().issue(tmp_path_factory.mktemp("certificates"))
 
 
-@pytest.fixture(scope="module", params=["htpasswd", "token"])
+@dataclass(frozen=True, slots=True)
+class Logins:
+    """The options with which most clients log in."""
+
+    wrong: tuple[str, ...]
+    reader: tuple[str, ...]
+    writer: tuple[str, ...]
+
+
+@pytest.fixture(scope="module", params=["htpasswd", "token", "kubernetes"])
 def place(
     request: pytest.FixtureRequest,
     pair: CertificatePair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Guarded]:
-    start = by_password if request.param == "htpasswd" else by_token
     directory = tmp_path_factory.mktemp("registry")
+    if request.param == "kubernetes":
+        plane: ControlPlane = request.getfixturevalue("control_plane")
+        with by_cluster(plane, directory, tls=pair) as found:
+            yield found
+        return
+    start = by_password if request.param == "htpasswd" else by_token
     with start(directory, tls=pair, access=ACCESS) as found:
         yield found
+
+
+@pytest.fixture
+def logins(place: Guarded) -> Logins:
+    def options(name: str, password: str) -> tuple[str, ...]:
+        return ("--username", name, "--password", password)
+
+    return Logins(
+        wrong=options("writer", "a guess"),
+        reader=options("reader", place.password("reader")),
+        writer=options("writer", place.password("writer")),
+    )
 
 
 @pytest.fixture
@@ -90,8 +115,17 @@ def source(tmp_path: Path) -> layouts.Layout:
     return layouts.image(tmp_path / "image")
 
 
+def name_of(repository: str) -> str:
+    return repository.rpartition("/")[2]
+
+
 def test_skopeo(
-    address: str, trusted: Path, home: dict[str, str], repository: str, source: layouts.Layout
+    logins: Logins,
+    address: str,
+    trusted: Path,
+    home: dict[str, str],
+    repository: str,
+    source: layouts.Layout,
 ) -> None:
     require("skopeo")
     skopeo = Client([find("skopeo")], home)
@@ -99,11 +133,11 @@ def test_skopeo(
     push = ("copy", "--dest-cert-dir", trusted, f"oci:{source.path}:1", remote)
     login = ("login", "--cert-dir", trusted, address)
 
-    assert REFUSED.search(skopeo.fails(*login, *WRONG))
+    assert REFUSED.search(skopeo.fails(*login, *logins.wrong))
     assert DENIED.search(skopeo.fails(*push))
-    skopeo(*login, *READER)
+    skopeo(*login, *logins.reader)
     assert DENIED.search(skopeo.fails(*push))
-    skopeo(*login, *WRITER)
+    skopeo(*login, *logins.writer)
     skopeo(*push)
     assert source.digest in skopeo("inspect", "--cert-dir", trusted, remote)
     skopeo("logout", address)
@@ -111,9 +145,14 @@ def test_skopeo(
 
 
 def test_podman(
-    address: str, trusted: Path, home: dict[str, str], repository: str, source: layouts.Layout,
+    logins: Logins,
+    address: str,
+    trusted: Path,
+    home: dict[str, str],
+    repository: str,
+    source: layouts.Layout,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     require("podman")
     with tempfile.TemporaryDirectory(prefix="podman-") as run:
         podman = Client(
@@ -129,19 +168,24 @@ def test_podman(
         name = f"{address}/{repository}:1"
         login = ("login", "--cert-dir", trusted, address)
 
-        assert REFUSED.search(podman.fails(*login, *WRONG))
-        podman(*login, *READER)
+        assert REFUSED.search(podman.fails(*login, *logins.wrong))
+        podman(*login, *logins.reader)
         assert DENIED.search(podman.fails("push", "--cert-dir", trusted, image, name))
-        podman(*login, *WRITER)
+        podman(*login, *logins.writer)
         podman("push", "--cert-dir", trusted, image, name)
         podman("rmi", "--all", "--force")
         assert podman("pull", "--quiet", "--cert-dir", trusted, name).strip() == image
 
 
 def test_buildah(
-    address: str, trusted: Path, home: dict[str, str], repository: str, source: layouts.Layout,
+    logins: Logins,
+    address: str,
+    trusted: Path,
+    home: dict[str, str],
+    repository: str,
+    source: layouts.Layout,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     require("buildah")
     storage = ("--root", tmp_path / "storage", "--runroot", tmp_path / "run")
     buildah = Client([find("buildah"), *storage, "--storage-driver", "vfs"], home)
@@ -149,37 +193,37 @@ def test_buildah(
     name = f"{address}/{repository}:1"
     login = ("login", "--cert-dir", trusted)
 
-    assert REFUSED.search(buildah.fails(*login, *WRONG, address))
-    buildah(*login, *READER, address)
+    assert REFUSED.search(buildah.fails(*login, *logins.wrong, address))
+    buildah(*login, *logins.reader, address)
     assert DENIED.search(buildah.fails("push", "--cert-dir", trusted, image, name))
-    buildah(*login, *WRITER, address)
+    buildah(*login, *logins.writer, address)
     buildah("push", "--cert-dir", trusted, image, name)
     buildah("rmi", "--all", "--force")
     assert buildah("pull", "--quiet", "--cert-dir", trusted, name).strip() == image
 
 
 def test_crane(
-    address: str, trusting: dict[str, str], repository: str, source: layouts.Layout
+    logins: Logins, address: str, trusting: dict[str, str], repository: str, source: layouts.Layout
 ) -> None:
     require("crane")
     crane = Client([find("crane")], trusting)
     name = f"{address}/{repository}:1"
 
     # It keeps what it is told and finds out when it is needed.
-    crane("auth", "login", address, *WRONG)
+    crane("auth", "login", address, *logins.wrong)
     assert REFUSED.search(crane.fails("push", source.path, name))
-    crane("auth", "login", address, *READER)
+    crane("auth", "login", address, *logins.reader)
     assert DENIED.search(crane.fails("push", source.path, name))
-    crane("auth", "login", address, *WRITER)
+    crane("auth", "login", address, *logins.writer)
     crane("push", source.path, name)
     assert crane("digest", name).strip() == source.digest
-    crane("copy", name, f"{address}/public/{repository}:1")
+    crane("copy", name, f"{address}/public/{name_of(repository)}:1")
     crane("auth", "logout", address)
     assert DENIED.search(crane.fails("digest", name))
 
 
 def test_regctl(
-    address: str, trusting: dict[str, str], repository: str, source: layouts.Layout
+    logins: Logins, address: str, trusting: dict[str, str], repository: str, source: layouts.Layout
 ) -> None:
     require("regctl")
     regctl = Client([find("regctl")], trusting)
@@ -189,39 +233,52 @@ def test_regctl(
     def given(options: tuple[str, ...]) -> tuple[str, ...]:
         return ("--user", options[1], "--pass", options[3])
 
-    assert REFUSED.search(regctl.fails(*login, *given(WRONG)))
-    regctl(*login, *given(READER))
+    assert REFUSED.search(regctl.fails(*login, *given(logins.wrong)))
+    regctl(*login, *given(logins.reader))
     assert DENIED.search(regctl.fails("image", "copy", f"ocidir://{source.path}:1", name))
-    regctl(*login, *given(WRITER))
+    regctl(*login, *given(logins.writer))
     regctl("image", "copy", f"ocidir://{source.path}:1", name)
     assert regctl("image", "digest", name).strip() == source.digest
 
 
 def test_helm(
-    address: str, trusted: Path, home: dict[str, str], repository: str, tmp_path: Path
+    logins: Logins,
+    address: str,
+    trusted: Path,
+    home: dict[str, str],
+    repository: str,
+    tmp_path: Path,
 ) -> None:
     require("helm")
     helm = Client([find("helm")], home)
-    charts = f"oci://{address}/{repository}"
+    # A chart is a repository below this one.
+    team, chart = repository.split("/")
+    charts = f"oci://{address}/{team}"
     authority = ("--ca-file", trusted / "ca.crt")
-    helm("create", tmp_path / "shop")
-    helm("package", tmp_path / "shop", "--version", "1.0.0", "--destination", tmp_path)
-    push = ("push", *authority, tmp_path / "shop-1.0.0.tgz", charts)
+    helm("create", tmp_path / chart)
+    helm("package", tmp_path / chart, "--version", "1.0.0", "--destination", tmp_path)
+    push = ("push", *authority, tmp_path / f"{chart}-1.0.0.tgz", charts)
     login = ("registry", "login", address, *authority)
 
-    assert REFUSED.search(helm.fails(*login, *WRONG))
+    assert REFUSED.search(helm.fails(*login, *logins.wrong))
     assert DENIED.search(helm.fails(*push))
-    helm(*login, *READER)
+    helm(*login, *logins.reader)
     assert DENIED.search(helm.fails(*push))
-    helm(*login, *WRITER)
+    helm(*login, *logins.writer)
     helm(*push)
-    assert "version: 1.0.0" in helm("show", "chart", *authority, f"{charts}/shop")
+    assert "version: 1.0.0" in helm("show", "chart", *authority, f"{charts}/{chart}")
 
 
 def test_containerd(
-    place: Guarded, containerd_part: Containerd, trusted: Path, home: dict[str, str],
-    repository: str, source: layouts.Layout, tmp_path: Path,
-) -> None:  # fmt: skip
+    logins: Logins,
+    place: Guarded,
+    containerd_part: Containerd,
+    trusted: Path,
+    home: dict[str, str],
+    repository: str,
+    source: layouts.Layout,
+    tmp_path: Path,
+) -> None:
     address = place.server.address
     where = ("--address", containerd_part.socket, "--namespace", repository.replace("/", "-"))
     ctr = Client([find("ctr"), *where, "images"], home)
@@ -235,19 +292,24 @@ def test_containerd(
     def as_user(options: tuple[str, ...]) -> tuple[str, ...]:
         return ("--user", f"{options[1]}:{options[3]}")
 
-    assert REFUSED.search(ctr.fails("push", *authority, *as_user(WRONG), f"{image}:1"))
-    assert DENIED.search(ctr.fails("push", *authority, *as_user(READER), f"{image}:1"))
-    ctr("push", *authority, *as_user(WRITER), f"{image}:1")
+    assert REFUSED.search(ctr.fails("push", *authority, *as_user(logins.wrong), f"{image}:1"))
+    assert DENIED.search(ctr.fails("push", *authority, *as_user(logins.reader), f"{image}:1"))
+    ctr("push", *authority, *as_user(logins.writer), f"{image}:1")
     ctr("rm", "--sync", f"{image}:1")
     snapshotter = ("--snapshotter", "native")
     assert DENIED.search(ctr.fails("pull", *authority, *snapshotter, f"{image}:1"))
-    ctr("pull", *authority, *as_user(READER), *snapshotter, f"{image}:1")
+    ctr("pull", *authority, *as_user(logins.reader), *snapshotter, f"{image}:1")
     assert source.digest in ctr("ls", f"name=={image}:1")
     ctr("rm", "--sync", f"{image}:1")
 
 
 def test_docker(
-    address: str, dockerd_part: Dockerd, home: dict[str, str], repository: str, tmp_path: Path
+    logins: Logins,
+    address: str,
+    dockerd_part: Dockerd,
+    home: dict[str, str],
+    repository: str,
+    tmp_path: Path,
 ) -> None:
     docker = Client([find("docker"), "--host", f"unix://{dockerd_part.socket}"], home)
     archive = tmp_path / "layer.tar"
@@ -257,20 +319,20 @@ def test_docker(
     docker("tag", image, name)
     login = ("login", address)
 
-    assert REFUSED.search(docker.fails(*login, *WRONG))
+    assert REFUSED.search(docker.fails(*login, *logins.wrong))
     assert DENIED.search(docker.fails("push", name))
-    docker(*login, *READER)
+    docker(*login, *logins.reader)
     assert DENIED.search(docker.fails("push", name))
-    docker(*login, *WRITER)
+    docker(*login, *logins.writer)
     docker("push", name)
     # A second repository, whose layer comes from the first one.
-    public = f"{address}/public/{repository}:1"
+    public = f"{address}/public/{name_of(repository)}:1"
     docker("tag", image, public)
     assert f"Mounted from {repository}" in docker("push", public)
     docker("logout", address)
     docker("rmi", "--force", image)
     assert DENIED.search(docker.fails("pull", name))
     docker("pull", public)
-    docker(*login, *READER)
+    docker(*login, *logins.reader)
     docker("pull", name)
     assert docker("image", "inspect", "--format", "{{.Id}}", name).strip() == image

@@ -4,7 +4,7 @@ import base64
 import json
 import ssl
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any
 import httpx
 
 from alauda_registry.auth.htpasswd import hash_password
-from tests.parts import registry
+from tests.parts import cluster_registry, registry
 from tests.parts.certificates import CertificatePair
+from tests.parts.cluster_registry import Binding
+from tests.parts.control_plane import ControlPlane
 from tests.parts.registry import Server
 
 SERVICE = "alauda-image-registry"
@@ -28,6 +30,19 @@ rules:
   - {users: [admin], repositories: ["**"], actions: ["*"], catalog: true}
   - {anonymous: true, repositories: [public/app], actions: [pull]}
 """
+NAMESPACES = ("team", "public", "secret", "conformance")
+BINDINGS = (
+    Binding("system:image-puller", "reader", namespace="team"),
+    Binding("system:image-pusher", "writer", namespace="team"),
+    Binding("system:image-pusher", "writer", namespace="public"),
+    Binding("system:image-pusher", "admin"),
+    Binding("system:image-deleter", "admin"),
+    Binding("system:image-registry-metrics-reader", "admin"),
+    Binding("system:image-puller", group="system:unauthenticated", namespace="public"),
+    Binding("system:image-puller", group="system:authenticated", namespace="public"),
+)
+"""The same in the words of RBAC."""
+
 QUICK = 4
 """bcrypt's lowest cost: tests log in often."""
 
@@ -57,6 +72,8 @@ class Guarded:
     service: str = SERVICE
     realm: str = ""
     client: httpx.Client = field(kw_only=True)
+    password: Callable[[str], str] = password_of
+    """What somebody logs in with."""
 
     @property
     def url(self) -> str:
@@ -71,7 +88,7 @@ class Guarded:
 
     def token(self, name: str | None, scope: str = "", **more: str) -> str:
         """Get a token as clients do."""
-        headers = basic(name, password_of(name)) if name else {}
+        headers = basic(name, self.password(name)) if name else {}
         query = urllib.parse.urlencode({"service": self.service, "scope": scope, **more})
         answer = self.client.get(f"{self.tokens.url}/token?{query}", headers=headers)
         answer.raise_for_status()
@@ -170,6 +187,26 @@ def by_token(
             },
         ) as server:
             yield Guarded(server, tokens.server, service, realm, client=tokens.client)
+
+
+@contextmanager
+def by_cluster(
+    plane: ControlPlane,
+    directory: Path,
+    *,
+    root: Path | None = None,
+    tls: CertificatePair | None = None,
+    arguments: tuple[str, ...] = (),
+) -> Iterator[Guarded]:
+    """Run one in the mode ``kubernetes``, always over TLS; the users are service accounts."""
+    passwords = cluster_registry.apply_people(plane, NAMESPACES, BINDINGS)
+    with (
+        cluster_registry.running(
+            plane, directory, root=root, tls=tls, arguments=arguments
+        ) as server,
+        httpx.Client(verify=_verify(server.tls)) as client,
+    ):
+        yield Guarded(server, server, client=client, password=passwords.__getitem__)
 
 
 def _verify(tls: CertificatePair | None) -> ssl.SSLContext | bool:

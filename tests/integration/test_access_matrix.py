@@ -19,15 +19,17 @@ from tests.integration import access_matrix
 from tests.integration.access_matrix import Mode, Request, Row
 from tests.integration.guarded import (
     ACCESS,
+    USERS,
     Guarded,
     basic,
     bearer,
+    by_cluster,
     by_password,
     by_token,
     open_to_all,
-    password_of,
 )
 from tests.parts import registry
+from tests.parts.control_plane import ControlPlane
 from tests.parts.processes import wait_until
 
 pytestmark = pytest.mark.integration
@@ -72,7 +74,9 @@ def fill(root: Path, directory: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Guarded]]:
+def guarded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Guarded]]:
     directory = tmp_path_factory.mktemp("matrix")
     started: dict[str, Guarded] = {}
     with ExitStack() as stack:
@@ -92,6 +96,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
                                 "[team/app], actions: [pull, push]", "[x], actions: [pull]"
                             ),
                         )
+                    case "kubernetes":
+                        # Only here, since no other mode needs one.
+                        plane: ControlPlane = request.getfixturevalue("control_plane")
+                        part = by_cluster(plane, directory / mode, root=root)
                     case _:
                         part = open_to_all(directory / mode, root=root)
                 started[mode] = stack.enter_context(part)
@@ -104,6 +112,10 @@ def headers_of(row: Row, place: Guarded) -> dict[str, str]:
     match row.credentials:
         case {"basic": [name, password]}:
             return basic(name, password)
+        case {"login": name}:
+            return basic("whoever", place.password(name))
+        case {"own": name}:
+            return bearer(place.password(name))
         case {"bearer": token}:
             return bearer(token)
         case {"field": value}:
@@ -140,8 +152,8 @@ def check(answer: httpx.Response, expected: str, request: Request, place: Guarde
             assert answer.status_code == request.statuses[expected]
             assert "WWW-Authenticate" not in answer.headers
             return
-        case "denied":
-            status, code = 403, "DENIED"
+        case "denied" | "name":
+            status, code = (403, "DENIED") if expected == "denied" else (400, "NAME_INVALID")
             assert "WWW-Authenticate" not in answer.headers
         case _:
             status, code = 401, "UNAUTHORIZED"
@@ -186,8 +198,8 @@ def secrets_of(mode: Mode, place: Guarded) -> Iterator[str]:
             yield headers["Authorization"].partition(" ")[2]
         if "basic" in row.credentials:
             yield row.credentials["basic"][1]
-    for user in ("reader", "writer", "admin"):
-        yield password_of(user)
+    for user in USERS:
+        yield place.password(user)
 
 
 @pytest.mark.parametrize("name", [name for name in MODES if name != "none"])
