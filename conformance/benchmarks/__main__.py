@@ -19,6 +19,7 @@ from conformance.benchmarks.processes import StartFailed
 from conformance.benchmarks.results import Section, merge, render_document
 from conformance.benchmarks.scenarios import (
     check_tree,
+    cluster_reads,
     memory,
     page_catalog,
     page_referrers,
@@ -39,6 +40,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 SCENARIOS: Mapping[str, Callable[[Bench], Section]] = {
     "small-reads": small_reads.run,
     "token-reads": token_reads.run,
+    "cluster-reads": cluster_reads.run,
     "pull-large": pull_large.run,
     "pull-images": pull_images.run,
     "push-large": push_large.run,

@@ -84,6 +84,29 @@ class Peer(Server):
 
 
 @dataclass(frozen=True, slots=True)
+class Configured(Server):
+    """A registry that is told more than usual.
+
+    Args:
+        inner: The registry.
+        settings: Its ``REGISTRY_*`` variables, in pairs.
+        name: What it is called in the results.
+    """
+
+    inner: Server
+    settings: tuple[tuple[str, str], ...]
+    name: str
+
+    @override
+    def command(self, root: Path, port: int) -> Sequence[str]:
+        return self.inner.command(root, port)
+
+    @override
+    def environment(self) -> Mapping[str, str]:
+        return {**self.inner.environment(), **dict(self.settings)}
+
+
+@dataclass(frozen=True, slots=True)
 class Empty(Server):
     """uvicorn with an empty application, and as many workers as ours."""
 

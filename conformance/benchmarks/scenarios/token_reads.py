@@ -2,14 +2,12 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
-from typing_extensions import override
 
 from conformance.benchmarks import servers
 from conformance.benchmarks.bench import Bench, seeded
@@ -18,7 +16,7 @@ from conformance.benchmarks.images import push_image
 from conformance.benchmarks.load import CONNECTIONS, get_rate
 from conformance.benchmarks.results import Row, Section
 from conformance.benchmarks.samples import Samples
-from conformance.benchmarks.servers import Server
+from conformance.benchmarks.servers import Configured, Server
 
 GET = "GET manifest by tag, with a token"
 COST = "what the token costs"
@@ -34,44 +32,21 @@ METHOD = (
 _ISSUER, _SERVICE = "tokens.example", "registry.example"
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded(Server):
-    """A registry in the mode ``token``.
-
-    Args:
-        inner: The same registry, open to everybody.
-        keys: The key set that it trusts.
-        name: What it is called in the results.
-    """
-
-    inner: Server
-    keys: Path
-    name: str
-
-    @override
-    def command(self, root: Path, port: int) -> Sequence[str]:
-        return self.inner.command(root, port)
-
-    @override
-    def environment(self) -> Mapping[str, str]:
-        return {
-            **self.inner.environment(),
-            "REGISTRY_AUTH": "token",
-            "REGISTRY_AUTH_TOKEN_REALM": "http://127.0.0.1:1/token",
-            "REGISTRY_AUTH_TOKEN_SERVICE": _SERVICE,
-            "REGISTRY_AUTH_TOKEN_ISSUER": _ISSUER,
-            "REGISTRY_AUTH_TOKEN_JWKS": str(self.keys),
-        }
-
-
 def run(bench: Bench) -> Section:
     """Measure requests a second."""
     layers = [bench.content.random(4096)]
     image = bench.content.image("bench/guarded", "latest", layers)
     keys = bench.directory / "jwks.json"
     headers = {"Accept": MANIFEST_TYPE, "Authorization": f"Bearer {_make_token(keys, image)}"}
-    ours = Guarded(bench.ours, keys, "ours with tokens")
-    peer = Guarded(bench.peer, keys, "distribution with tokens")
+    settings = (
+        ("REGISTRY_AUTH", "token"),
+        ("REGISTRY_AUTH_TOKEN_REALM", "http://127.0.0.1:1/token"),
+        ("REGISTRY_AUTH_TOKEN_SERVICE", _SERVICE),
+        ("REGISTRY_AUTH_TOKEN_ISSUER", _ISSUER),
+        ("REGISTRY_AUTH_TOKEN_JWKS", str(keys)),
+    )
+    ours = Configured(bench.ours, settings, "ours with tokens")
+    peer = Configured(bench.peer, settings, "distribution with tokens")
 
     with ExitStack() as stack:
         # Filled while everybody may push.
