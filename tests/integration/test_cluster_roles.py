@@ -5,7 +5,6 @@ image API tells it of them, empty custom resources of the same names do.
 """
 
 import contextlib
-import ssl
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.integration.cluster_people import GROUP, connect
 from tests.parts import cluster_registry
 from tests.parts.control_plane import ControlPlane
 from tests.parts.processes import PartFailed, wait_until
@@ -22,7 +22,6 @@ from tests.parts.registry import Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
-GROUP = "image.alauda.io"
 ABSENT = "sha256:" + "0" * 64
 UPLOADS = "/v2/{namespace}/app/blobs/uploads/"
 LAYERS = (f"imagestreams.{GROUP}/app", "--subresource=layers", "--namespace={namespace}")
@@ -184,14 +183,6 @@ def asked_of_registry(client: httpx.Client, namespace: str) -> set[str]:
     return allowed
 
 
-def client_of(server: Server, kubeconfig: Path | None = None) -> httpx.Client:
-    assert server.tls is not None
-    context = ssl.create_default_context(cafile=server.tls.authority)
-    if kubeconfig is not None:
-        context.load_cert_chain(kubeconfig.with_name("tls.crt"), kubeconfig.with_name("tls.key"))
-    return httpx.Client(base_url=server.url, verify=context, timeout=30)
-
-
 def eventually(ask: Callable[[], set[str]], expected: set[str]) -> set[str]:
     """Ask until the roles that were bound just now are known; what is said then."""
     answer: set[str] = set()
@@ -226,7 +217,7 @@ def test_role_allows_what_the_table_says(
         eventually(lambda: asked_of_kubectl(cluster, namespace, kubeconfig=user), expected)
         == expected
     )
-    with client_of(server, user) as client:
+    with connect(server, user) as client:
         assert asked_of_registry(client, namespace) == expected & AT_REGISTRY
 
 
@@ -240,7 +231,7 @@ def test_role_holds_in_its_namespace_only(
     eventually(lambda: asked_of_kubectl(cluster, namespace, kubeconfig=user), EDITS)
 
     assert asked_of_kubectl(cluster, other, kubeconfig=user) == set()
-    with client_of(server, user) as client:
+    with connect(server, user) as client:
         assert asked_of_registry(client, namespace) == EDITS & AT_REGISTRY
         assert asked_of_registry(client, other) == set()
 
@@ -265,7 +256,7 @@ def test_anybody_may_pull_where_the_unauthenticated_may(
 
     wait_until(lambda: may("get"), "the role")
     assert not may("update")
-    with client_of(server) as client:
+    with connect(server) as client:
         assert asked_of_registry(client, namespace) == {"pull"}
 
 

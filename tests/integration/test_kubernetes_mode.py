@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import ssl
 import time
 import uuid
@@ -14,31 +13,23 @@ import httpx
 import jwt
 import pytest
 
+from tests.integration.cluster_people import (
+    CONFIG_DIGEST,
+    DIGEST,
+    MANIFEST,
+    PULLER,
+    PUSHER,
+    Account,
+    connect,
+    push,
+    reviews,
+)
 from tests.parts import cluster_registry
 from tests.parts.control_plane import ControlPlane, write_kubeconfig
 from tests.parts.processes import PartFailed, free_port, wait_until
 from tests.parts.registry import Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-
-GROUP = "image.alauda.io"
-PULLER, PUSHER = "system:image-puller", "system:image-pusher"
-CONFIG = b"{}"
-CONFIG_DIGEST = "sha256:" + hashlib.sha256(CONFIG).hexdigest()
-MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
-MANIFEST = json.dumps(
-    {
-        "schemaVersion": 2,
-        "mediaType": MEDIA_TYPE,
-        "config": {
-            "mediaType": "application/vnd.oci.empty.v1+json",
-            "digest": CONFIG_DIGEST,
-            "size": len(CONFIG),
-        },
-        "layers": [],
-    }
-).encode()
-DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -54,50 +45,6 @@ def server(
 def client(server: Server) -> Iterator[httpx.Client]:
     with connect(server) as client:
         yield client
-
-
-def connect(server: Server, certificate: Path | None = None) -> httpx.Client:
-    """A client that trusts the server, with a certificate of its own from a kubeconfig's folder."""
-    assert server.tls is not None
-    context = ssl.create_default_context(cafile=server.tls.authority)
-    if certificate is not None:
-        context.load_cert_chain(certificate.with_name("tls.crt"), certificate.with_name("tls.key"))
-    return httpx.Client(base_url=server.url, verify=context, timeout=30)
-
-
-class Account:
-    """A service account with a token, and with the roles it is given."""
-
-    def __init__(self, plane: ControlPlane, namespace: str) -> None:
-        self.plane = plane
-        self.namespace = namespace
-        self.name = f"robot-{uuid.uuid4().hex[:6]}"
-        plane.service_account(namespace, self.name)
-        self.token = plane.token(namespace, self.name)
-
-    @property
-    def basic(self) -> httpx.BasicAuth:
-        return httpx.BasicAuth("whoever", self.token)
-
-    @property
-    def bearer(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}"}
-
-    def bind(self, role: str, namespace: str | None) -> "Account":
-        self.plane.bind(role, namespace, account=f"{self.namespace}:{self.name}")
-        return self
-
-    def may_pull(self, namespace: str) -> bool:
-        """Whether the cluster has taken note; the registry is not asked."""
-        return self.plane.allows(
-            f"system:serviceaccount:{self.namespace}:{self.name}",
-            groups=[f"system:serviceaccounts:{self.namespace}"],
-            verb="get",
-            group=GROUP,
-            resource="imagestreams",
-            subresource="layers",
-            namespace=namespace,
-        )
 
 
 @pytest.fixture
@@ -362,7 +309,7 @@ def test_many_requests_at_once_cost_one_review_each(
     push(client, pusher, f"{namespace}/app")
     fresh = Account(control_plane, namespace).bind(PULLER, namespace)
     wait_until(lambda: fresh.may_pull(namespace), "the role")
-    before = _reviews(control_plane)
+    before = reviews(control_plane)
 
     began = time.monotonic()
     answers = asyncio.run(_get_many(server, f"/v2/{namespace}/app/manifests/1", fresh, 50))
@@ -370,35 +317,12 @@ def test_many_requests_at_once_cost_one_review_each(
 
     assert answers == [200] * 50
     tokens, accesses = (
-        after - first for after, first in zip(_reviews(control_plane), before, strict=True)
+        after - first for after, first in zip(reviews(control_plane), before, strict=True)
     )
     # On a machine that is busy they may take longer than an answer is good for.
     most = 1 + int(lasted // 2)
     assert 1 <= tokens <= most
     assert 1 <= accesses <= most
-
-
-def test_accounts_that_pull_at_once_cost_a_pair_of_reviews_each(
-    is_long: bool,
-    server: Server,
-    control_plane: ControlPlane,
-    pusher: Account,
-    namespace: str,
-    client: httpx.Client,
-) -> None:
-    push(client, pusher, f"{namespace}/app")
-    control_plane.bind(PULLER, namespace, group=f"system:serviceaccounts:{namespace}")
-    accounts = [Account(control_plane, namespace) for _ in range(1000 if is_long else 100)]
-    wait_until(lambda: accounts[-1].may_pull(namespace), "the role")
-    before = _reviews(control_plane)
-
-    lasted = asyncio.run(_pull_as_all(server, f"{namespace}/app", accounts))
-
-    tokens, accesses = _reviews(control_plane)
-    # One each, and one more for every two seconds that the pull of one of them took.
-    most = sum(1 + int(seconds // 2) for seconds in lasted)
-    assert len(accounts) <= tokens - before[0] <= most
-    assert len(accounts) <= accesses - before[1] <= most
 
 
 def test_absent_api_server_lets_nobody_in(control_plane: ControlPlane, tmp_path: Path) -> None:
@@ -482,20 +406,6 @@ def test_server_outside_of_a_cluster_does_not_start_without_a_kubeconfig(
         pass
 
 
-def push(client: httpx.Client, account: Account, repository: str) -> None:
-    """Push a small image with the tag ``1``."""
-    begun = client.post(f"/v2/{repository}/blobs/uploads/", auth=account.basic)
-    assert begun.status_code == 202, begun.text
-    location = httpx.URL(begun.headers["Location"]).copy_merge_params({"digest": CONFIG_DIGEST})
-    client.put(location, content=CONFIG, auth=account.basic).raise_for_status()
-    client.put(
-        f"/v2/{repository}/manifests/1",
-        content=MANIFEST,
-        headers={"Content-Type": MEDIA_TYPE},
-        auth=account.basic,
-    ).raise_for_status()
-
-
 def _token_of(client: httpx.Client, account: Account) -> str:
     answer: dict[str, Any] = client.get("/token", auth=account.basic).raise_for_status().json()
     return str(answer["token"])
@@ -508,32 +418,9 @@ def _until_it_may(client: httpx.Client, account: Account, url: str) -> None:
     )
 
 
-def _reviews(plane: ControlPlane) -> tuple[int, int]:
-    return plane.requests("tokenreviews"), plane.requests("subjectaccessreviews")
-
-
 async def _get_many(server: Server, url: str, account: Account, count: int) -> list[int]:
     assert server.tls is not None
     context = ssl.create_default_context(cafile=server.tls.authority)
     async with httpx.AsyncClient(base_url=server.url, verify=context, timeout=60) as client:
         answers = await asyncio.gather(*(client.get(url, auth=account.basic) for _ in range(count)))
     return [answer.status_code for answer in answers]
-
-
-async def _pull_as_all(server: Server, repository: str, accounts: list[Account]) -> list[float]:
-    """Pull an image as everybody at once; how long each took in seconds."""
-    assert server.tls is not None
-    context = ssl.create_default_context(cafile=server.tls.authority)
-    paths = ("manifests/1", f"manifests/{DIGEST}", f"blobs/{CONFIG_DIGEST}")
-    async with httpx.AsyncClient(base_url=server.url, verify=context, timeout=120) as client:
-        places = asyncio.Semaphore(50)
-
-        async def pull(account: Account) -> float:
-            async with places:
-                began = time.monotonic()
-                for path in paths:
-                    url = f"/v2/{repository}/{path}"
-                    (await client.get(url, auth=account.basic)).raise_for_status()
-                return time.monotonic() - began
-
-        return await asyncio.gather(*map(pull, accounts))
