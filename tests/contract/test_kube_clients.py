@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -285,6 +285,24 @@ SILENT = b""
     ],
 )  # fmt: skip
 async def test_what_is_no_answer_is_unreachable(tmp_path: Path, said: bytes) -> None:
+    async with _saying(said, tmp_path) as client:
+        with pytest.raises(Unreachable):
+            await client.review_token("secret-token")
+
+
+async def test_api_server_that_knows_no_audiences_means_itself(tmp_path: Path) -> None:
+    status = {"authenticated": True, "user": {"username": "alice"}}
+    body = json.dumps({"status": status}).encode()
+    said = b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    async with _saying(said, tmp_path) as client:
+        assert await client.review_token("token") == UserInfo("alice")
+        assert await client.review_token("token", [AUDIENCE]) is None
+
+
+@asynccontextmanager
+async def _saying(said: bytes, directory: Path) -> AsyncIterator[ApiServerClient]:
+    """The client of a server that says one thing, whatever it is asked."""
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer), suppress(ConnectionError):
             await reader.read(65536)
@@ -295,14 +313,10 @@ async def test_what_is_no_answer_is_unreachable(tmp_path: Path, said: bytes) -> 
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        user = {"token": "ours"}
-        config = write_kubeconfig(tmp_path / "c", f"http://127.0.0.1:{port}", tmp_path / "-", user)
-        content = json.loads(config.read_text())
-        del content["clusters"][0]["cluster"]["certificate-authority"]
-        config.write_text(json.dumps(content))
+        url = f"http://127.0.0.1:{port}"
+        config = write_kubeconfig(directory / "config", url, None, {"token": "ours"})
         async with ApiServerClient(config, seconds=0.3) as client:
-            with pytest.raises(Unreachable):
-                await client.review_token("secret-token")
+            yield client
 
 
 async def test_pod_without_service_account_is_told_so() -> None:

@@ -267,14 +267,15 @@ def running(directory: Path, *, arguments: Sequence[str] = ()) -> Iterator[Contr
         yield plane
 
 
-def write_kubeconfig(path: Path, url: str, authority: Path, user: Mapping[str, str]) -> Path:
+def write_kubeconfig(path: Path, url: str, authority: Path | None, user: Mapping[str, str]) -> Path:
     """Write a kubeconfig of one user at one cluster, and return its path."""
+    cluster = {"server": url}
+    if authority is not None:
+        cluster["certificate-authority"] = str(authority)
     content = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [
-            {"name": "it", "cluster": {"server": url, "certificate-authority": str(authority)}}
-        ],
+        "clusters": [{"name": "it", "cluster": cluster}],
         "users": [{"name": "me", "user": dict(user)}],
         "contexts": [{"name": "here", "context": {"cluster": "it", "user": "me"}}],
         "current-context": "here",

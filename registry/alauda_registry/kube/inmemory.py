@@ -5,9 +5,12 @@ Held to ``tests/contract/test_kube_clients.py`` like the real client.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from alauda_registry.kube.client import ResourceAttributes, UserInfo
 from alauda_registry.kube.errors import KubeError
+
+Question: TypeAlias = str | tuple[UserInfo, ResourceAttributes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +32,13 @@ class InMemoryKubeClient:
         tokens: Whom each belongs to, and whom it is meant for.
         grants: Who may do what.
         trouble: Raised instead of an answer, if set.
-        asked: The questions so far, the token's owner or what is wanted.
+        asked: The questions so far: a token, or who wants what.
     """
 
     tokens: dict[str, tuple[UserInfo, frozenset[str]]] = field(default_factory=dict)
     grants: set[Grant] = field(default_factory=set)
     trouble: KubeError | None = None
-    asked: list[str | ResourceAttributes] = field(default_factory=list)
+    asked: list[Question] = field(default_factory=list)
 
     async def review_token(self, token: str, audiences: Sequence[str] = ()) -> UserInfo | None:
         """Return whom a token belongs to, or None when it is nobody's."""
@@ -47,14 +50,14 @@ class InMemoryKubeClient:
 
     async def review_access(self, user: UserInfo, attributes: ResourceAttributes) -> bool:
         """Return whether a user, or a group of theirs, was granted it."""
-        self._ask(attributes)
+        self._ask((user, attributes))
         subjects = {user.username, *user.groups}
         return any(
             grant.subject in subjects and _covers(grant.attributes, attributes)
             for grant in self.grants
         )
 
-    def _ask(self, question: str | ResourceAttributes) -> None:
+    def _ask(self, question: Question) -> None:
         self.asked.append(question)
         if self.trouble is not None:
             raise self.trouble

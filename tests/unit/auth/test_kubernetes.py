@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import jwt
@@ -181,13 +182,25 @@ async def test_decision_is_remembered_for_its_user_only(
     for _ in range(3):
         assert await authorizer.allows(alice, repository("pull"))
 
-    assert client.asked == [wanted]
+    assert client.asked == [(UserInfo("alice", "1"), wanted)]
     for other in others:
         assert not await authorizer.allows(other, repository("pull"))
     # The same name, and somebody else.
     for same in (Identity("alice", uid="2"), Identity("alice", frozenset({"g"}), "1")):
         await authorizer.allows(same, repository("pull"))
     assert len(client.asked) == 6
+
+
+async def test_all_that_is_known_of_somebody_is_passed_on(
+    client: InMemoryKubeClient, authorizer: KubernetesAuthorizer
+) -> None:
+    robot = Identity(
+        ROBOT.username, frozenset(ROBOT.groups), ROBOT.uid, {"example.org/scopes": ("a", "b")}
+    )
+
+    await authorizer.allows(robot, CATALOG)
+
+    assert client.asked == [(ROBOT, ResourceAttributes("list", GROUP, "imagestreams"))]
 
 
 async def test_who_shows_nothing_is_anonymous(
@@ -244,6 +257,15 @@ async def test_certificate_is_read_as_kubernetes_reads_it(
     assert client.asked == []
 
 
+async def test_certificate_that_has_expired_since_the_handshake_is_nobodys(
+    authenticator: KubernetesAuthenticator, tmp_path: Path
+) -> None:
+    der = _der(tmp_path, "alice", lifetime=timedelta(seconds=-1))
+
+    with pytest.raises(Unauthorized, match="expired"):
+        await authenticator.authenticate(Certificate(der), ADDRESS)
+
+
 async def test_certificate_without_a_name_is_nobodys(
     authenticator: KubernetesAuthenticator, tmp_path: Path
 ) -> None:
@@ -251,6 +273,8 @@ async def test_certificate_without_a_name_is_nobodys(
         await authenticator.authenticate(Certificate(_der(tmp_path, "")), ADDRESS)
 
 
-def _der(directory: Path, name: str, *groups: str) -> bytes:
-    pair = Authority().issue_to_user(directory, name=name, groups=groups)
+def _der(
+    directory: Path, name: str, *groups: str, lifetime: timedelta = timedelta(days=1)
+) -> bytes:
+    pair = Authority().issue_to_user(directory, name=name, groups=groups, lifetime=lifetime)
     return ssl.PEM_cert_to_DER_cert(pair.certificate.read_text())
