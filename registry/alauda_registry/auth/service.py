@@ -154,11 +154,13 @@ class TokenService(Authenticator):
             AuthorityUnavailable: Nobody can tell at the moment.
         """
         audience = self._audience(service)
-        identity = ANONYMOUS
+        identity, mark = ANONYMOUS, None
         if credentials is not None:
+            # Before the password is looked at: if it is changed meanwhile, the token is no good.
+            mark = self._mark_of(credentials)
             caller = await self._authenticator.authenticate(credentials, address)
             identity = caller.identity
-        return await self._issue(identity, audience, scopes, offline=offline)
+        return await self._issue(identity, mark, audience, scopes, offline=offline)
 
     async def refresh(
         self, refresh_token: str, scopes: Iterable[Scope], *, service: str | None = None
@@ -176,7 +178,7 @@ class TokenService(Authenticator):
             raise Unauthorized(
                 f"the refresh token is not good, {error}: log in again", error="invalid_token"
             ) from error
-        issued = await self._issue(_identity(claims), audience, scopes)
+        issued = await self._issue(_identity(claims), claims.get("mark"), audience, scopes)
         return replace(issued, refresh_token=refresh_token)
 
     @override
@@ -209,7 +211,13 @@ class TokenService(Authenticator):
         return caller
 
     async def _issue(
-        self, identity: Identity, audience: str, scopes: Iterable[Scope], *, offline: bool = False
+        self,
+        identity: Identity,
+        mark: str | None,
+        audience: str,
+        scopes: Iterable[Scope],
+        *,
+        offline: bool = False,
     ) -> Issued:
         now = self._now()
         until = now + self._terms.lifetime
@@ -217,7 +225,7 @@ class TokenService(Authenticator):
             until = min(until, identity.expires)
         granted = await self._granted(identity, scopes) if self._terms.carry_access else []
         claims = {
-            **self._claims(identity, now, until),
+            **self._claims(identity, mark, now, until),
             "aud": audience,
             # Clocks of other machines may be a little behind.
             "nbf": int(now) - 30,
@@ -230,7 +238,7 @@ class TokenService(Authenticator):
         if offline and not identity.is_anonymous and self._terms.refresh_lifetime is not None:
             until_then = now + self._terms.refresh_lifetime
             kept = {
-                **self._claims(identity, now, until_then),
+                **self._claims(identity, mark, now, until_then),
                 "aud": self._refresh_audience,
                 "jti": secrets.token_urlsafe(16),
             }
@@ -243,7 +251,9 @@ class TokenService(Authenticator):
             refresh_token=refresh,
         )
 
-    def _claims(self, identity: Identity, now: float, until: float) -> dict[str, Any]:
+    def _claims(
+        self, identity: Identity, mark: str | None, now: float, until: float
+    ) -> dict[str, Any]:
         claims: dict[str, Any] = {
             "iss": self._terms.issuer,
             "sub": identity.name,
@@ -258,7 +268,7 @@ class TokenService(Authenticator):
         if said := {name: value for name, value in more.items() if value}:
             claims["identity"] = said
         if self._accounts is not None and not identity.is_anonymous:
-            claims["mark"] = self._accounts.mark(identity.name)
+            claims["mark"] = mark
         return claims
 
     async def _granted(self, identity: Identity, scopes: Iterable[Scope]) -> list[Scope]:
@@ -304,7 +314,15 @@ class TokenService(Authenticator):
         )
 
     def _has_mark(self, name: str, mark: object) -> bool:
-        return self._accounts is None or not name or self._accounts.mark(name) == mark
+        if self._accounts is None or not name:
+            return True
+        # Nobody has no mark: else tokens of a user removed meanwhile would be good for ever.
+        return mark is not None and self._accounts.mark(name) == mark
+
+    def _mark_of(self, credentials: Basic | Certificate) -> str | None:
+        if self._accounts is None or not isinstance(credentials, Basic):
+            return None
+        return self._accounts.mark(credentials.username)
 
     def _audience(self, service: str | None) -> str:
         if not service or service == self._terms.service:

@@ -260,6 +260,29 @@ async def test_tokens_are_no_good_when_the_password_is_another_or_the_user_gone(
         await service.refresh(token.refresh_token, ())
 
 
+@pytest.mark.parametrize("mark", ["2", None], ids=["other password", "gone"])
+async def test_tokens_are_no_good_when_that_happened_while_they_were_made(
+    people: People, keys: Keys, mark: str | None
+) -> None:
+    class Slow(People):
+        @override
+        async def authenticate(self, credentials: Credentials, address: str) -> Caller:
+            caller = await people.authenticate(credentials, address)
+            people.marks.pop("alice")
+            if mark is not None:
+                people.marks["alice"] = mark
+            return caller
+
+    service = TokenService(Slow(), people, keys.watched, TERMS, people)
+    token = await issued(service, "alice", offline=True)
+    assert token.refresh_token is not None
+
+    with pytest.raises(Unauthorized, match="gone"):
+        await service.authenticate(Bearer(token.token), ADDRESS)
+    with pytest.raises(Unauthorized, match="gone"):
+        await service.refresh(token.refresh_token, [])
+
+
 async def test_keys_change_without_a_token_being_refused(service: TokenService, keys: Keys) -> None:
     old = await issued(service, "alice")
 
