@@ -46,7 +46,8 @@ class Watched(Generic[_T]):
         self._read = read
         self._now = now
         self._stamp = self._look()
-        self._value = self._load()
+        self._value = self._read(self._contents())
+        self._complained_of = self._stamp
         self._next_look = now() + LOOK_SECONDS
         self.generation = 0
         """Another number whenever there is something else in them."""
@@ -63,18 +64,23 @@ class Watched(Generic[_T]):
         stamp = self._look()
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
-            self._value = self._load()
+            contents = self._contents()
+            # Not before: what could not be read now, for want of descriptors for instance, is
+            # tried again although the files stay the same.
+            self._stamp = stamp
+            self._value = self._read(contents)
         except FileInvalid as error:
-            logger.error("keeping what was read before: %s", error)  # noqa: TRY400,RUF100 -- the reason is enough
+            if stamp != self._complained_of:
+                logger.error("keeping what was read before: %s", error)  # noqa: TRY400,RUF100 -- the reason is enough
+            self._complained_of = stamp
             return
         self.generation += 1
         logger.info("read again: %s", ", ".join(map(str, self._paths)))
 
-    def _load(self) -> _T:
+    def _contents(self) -> Sequence[bytes]:
         try:
-            return self._read([path.read_bytes() for path in self._paths])
+            return [path.read_bytes() for path in self._paths]
         except OSError as error:
             raise FileInvalid(f"cannot read {error.filename}: {error.strerror}") from error
 

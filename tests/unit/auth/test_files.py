@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,6 +94,26 @@ def test_what_was_read_before_stays_when_the_new_one_is_no_good(
     path.write_bytes(b"three")
     clock.now += 1
     assert watched.current == b"three"
+
+
+def test_what_could_not_be_read_for_a_moment_is_read_afterwards(
+    watched: Watched[bytes], path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(b"two")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        for _ in range(3):
+            clock.now += 1
+            assert watched.current == b"one"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    clock.now += 1
+
+    assert watched.current == b"two"
+    assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [
+        logging.ERROR
+    ]
 
 
 def test_what_is_no_good_at_the_beginning_is_told(tmp_path: Path, path: Path) -> None:
