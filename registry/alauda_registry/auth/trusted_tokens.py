@@ -176,11 +176,11 @@ class TrustedTokens(Authenticator):
         try:
             claims = self._verify(token, sources)
             caller = Caller(Identity(str(claims.get("sub", ""))), Grants(claims.get("access")))
-        except (TokenInvalid, FileInvalid, ValueError) as error:
+            expires = float(claims["exp"]) + LEEWAY_SECONDS
+        except (TokenInvalid, FileInvalid, ValueError, OverflowError) as error:
             raise Unauthorized(
                 f"the token is not good, {error}: get a new one", error="invalid_token"
             ) from error
-        expires = float(claims["exp"]) + LEEWAY_SECONDS
         self._verified.put(digest, _Verified(caller, expires, generation))
         return caller
 
@@ -245,7 +245,7 @@ def _key_of_chain(chain: object, roots: Sequence[x509.Certificate]) -> Verifying
             _verifier(roots).verify(leaf, others)
         elif not leaf.not_valid_before_utc <= datetime.now(UTC) <= leaf.not_valid_after_utc:
             raise TokenInvalid("its certificates are not trusted")
-    except (ValueError, TypeError, VerificationError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion, VerificationError) as error:
         raise TokenInvalid("its certificates are not trusted") from error
     return verifying_key(leaf.public_key())
 

@@ -133,6 +133,18 @@ async def test_a_chain_of_certificates_to_the_bundle_is_followed(tmp_path: Path)
         await refused(tokens, sign(claims(), leaf.key, "ES256", x5c=nonsense))
 
 
+async def test_a_certificate_with_any_byte_changed_is_no_certificate(
+    tmp_path: Path, root: Certified
+) -> None:
+    bundle = write_bundle(tmp_path / "bundle.pem", root)
+    tokens = TrustedTokens(TokenServer(ISSUER, SERVICE), [Watched([bundle], read_certificates)])
+    der = base64.b64decode(root.der)
+
+    for at in range(len(der)):
+        changed = base64.b64encode(der[:at] + bytes([der[at] ^ 1]) + der[at + 1 :]).decode()
+        await refused(tokens, sign(claims(), root.key, "ES256", x5c=[changed]))
+
+
 async def test_an_expired_certificate_in_the_bundle_vouches_for_no_chain(tmp_path: Path) -> None:
     old = certified(days=-1)
     bundle = write_bundle(tmp_path / "bundle.pem", old)
@@ -346,6 +358,15 @@ async def test_a_member_that_is_there_twice_means_two_things(
         (header[:-1] + f', "kid": "{kid}"' + "}", said),
     ):
         assert "cannot be read" in await refused(tokens, signed_by(root.key, *twice))
+
+
+@pytest.mark.parametrize(
+    "exp", [10**400, float("inf"), float("nan"), [], True, "soon"], ids=range(6)
+)
+async def test_an_end_that_is_no_time_is_refused(
+    exp: object, tokens: TrustedTokens, root: Certified, kid: str
+) -> None:
+    await refused(tokens, sign({**claims(), "exp": exp}, root.key, "ES256", kid=kid))
 
 
 @pytest.mark.parametrize(
