@@ -47,7 +47,11 @@ MOST_WAITING = 64
 _Known: TypeAlias = tuple[bytes | None, float]
 """What the file had, and until when this is remembered."""
 
-_BCRYPT = re.compile(rb"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
+_BCRYPT = re.compile(
+    # Costs that there are, and a salt of 128 bits, whose last character has only two of them:
+    # bcrypt raises an error for others, and not only for their user.
+    rb"\$2[aby]\$(?:0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}"
+)
 _WRONG = "incorrect username or password: check both and log in again"
 
 

@@ -257,6 +257,17 @@ async def test_what_apache_and_others_write_is_read(
     assert "$apr1$" not in caplog.text
 
 
+@pytest.mark.parametrize("start", ["$2b$99$", "$2b$03$", "$2b$04$" + "." * 21 + "x"])
+async def test_what_bcrypt_cannot_compute_hinders_nobody_else(place: Place, start: str) -> None:
+    place.passwords["carol"] = start + hash_password("x", 4)[len(start) :]
+    place.write()
+
+    assert await place.login("alice", "secret") == "alice"
+    assert "incorrect" in await place.fails("carol", "x")
+    assert "incorrect" in await place.fails("dave", "x")
+    assert "incorrect" in await place.fails("alice", "x")
+
+
 @pytest.mark.parametrize("line", [b"alice", b":hash", b"\xff:hash", b"alice hash"])
 async def test_a_line_of_another_form_is_explained(line: bytes) -> None:
     with pytest.raises(FileInvalid, match="line 2 is not NAME:HASH"):
