@@ -118,14 +118,17 @@ class KubernetesAuthenticator(Authenticator):
         is_new, name = self._seen.get(digest) is None, digest.hex()
         if is_new:
             self._throttle.begin(address, name)
+        is_bad = False
         try:
             user = await _ask(self._client.review_token(token, self._audiences))
-        except AuthorityUnavailable:
-            self._throttle.succeeded(address, name)
-            raise
-        if is_new and user is None:
+            is_bad = user is None
+        finally:
+            # Good, not known, or nobody waits for it any more: it was no guess.
+            if not is_bad:
+                self._throttle.succeeded(address, name)
+        if is_new and is_bad:
             self._throttle.failed(address)
-        self._seen.put(digest, user is not None)
+        self._seen.put(digest, not is_bad)
         if user is None:
             return None
         return Identity(

@@ -1,12 +1,15 @@
 """Kubernetes decides, as far as that shows without an API server."""
 
+import asyncio
 import ssl
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import jwt
 import pytest
+from typing_extensions import override
 
 from alauda_registry.auth.authenticator import ANONYMOUS, Basic, Bearer, Certificate, Identity
 from alauda_registry.auth.kubernetes import (
@@ -15,7 +18,7 @@ from alauda_registry.auth.kubernetes import (
     attributes_of,
 )
 from alauda_registry.auth.scopes import CATALOG, METRICS, Access
-from alauda_registry.auth.throttle import FREE_FROM_ADDRESS, Throttle
+from alauda_registry.auth.throttle import FREE_FROM_ADDRESS, FREE_WITH_NAME, Throttle
 from alauda_registry.kube.client import ResourceAttributes, UserInfo
 from alauda_registry.kube.errors import Forbidden, Unreachable
 from alauda_registry.kube.inmemory import Grant, InMemoryKubeClient
@@ -170,6 +173,29 @@ async def test_one_bad_token_after_another_is_slowed_down_and_nobody_else(
     with pytest.raises(Unauthorized):
         await authenticator.authenticate(Bearer("guess 0"), ADDRESS)
     await authenticator.authenticate(Bearer("new"), "192.0.2.2")
+
+
+async def test_who_stops_waiting_for_an_answer_has_not_guessed() -> None:
+    class Slow(InMemoryKubeClient):
+        is_slow = True
+
+        @override
+        async def review_token(self, token: str, audiences: Sequence[str] = ()) -> UserInfo | None:
+            if self.is_slow:
+                await asyncio.Event().wait()
+            return await super().review_token(token, audiences)
+
+    client = Slow({"good": (ROBOT, frozenset())})
+    authenticator = KubernetesAuthenticator(client, Throttle())
+    for _ in range(FREE_WITH_NAME):
+        task = asyncio.create_task(authenticator.authenticate(Bearer("good"), ADDRESS))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    client.is_slow = False
+    await authenticator.authenticate(Bearer("good"), ADDRESS)
 
 
 async def test_decision_is_remembered_for_its_user_only(
