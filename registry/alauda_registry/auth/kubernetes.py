@@ -252,12 +252,13 @@ def _identity_in(certificate: Certificate) -> Identity:
 def _read_certificate(der: bytes) -> Identity | None:
     certificate = x509.load_der_x509_certificate(der)
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if not names or not names[0].value:
+    # Of several the last, as Go's library reads them.
+    if not names or not names[-1].value:
         return None
     groups = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
     return Identity(
-        str(names[0].value),
+        str(names[-1].value),
         frozenset([*(str(group.value) for group in groups), AUTHENTICATED]),
         extra={_CREDENTIAL_ID: (f"X509SHA256={fingerprint}",)},
         expires=certificate.not_valid_after_utc.timestamp(),

@@ -4,11 +4,15 @@ import asyncio
 import ssl
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jwt
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from typing_extensions import override
 
 from alauda_registry.auth.authenticator import ANONYMOUS, Basic, Bearer, Certificate, Identity
@@ -281,6 +285,24 @@ async def test_certificate_is_read_as_kubernetes_reads_it(
     assert identity.groups == {"team-a", "team-b", "system:authenticated"}
     assert identity.expires is not None
     assert client.asked == []
+
+
+async def test_of_several_names_in_a_certificate_the_last_counts(
+    authenticator: KubernetesAuthenticator,
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in ("admin", "alice")]
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(x509.Name([]), x509.Name(names), key.public_key(), 1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .sign(key, hashes.SHA256())
+    )
+
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    caller = await authenticator.authenticate(Certificate(der), ADDRESS)
+    assert caller.identity.name == "alice"
 
 
 async def test_certificate_that_has_expired_since_the_handshake_is_nobodys(
