@@ -48,9 +48,25 @@ class Proxies:
         host, scheme = _header(scope, b"host"), str(scope["scheme"])
         if not self._networks or not self._trusts(peer):
             return Origin(_url(scheme, host, scope), peer)
-        hops = _hops(scope)
-        # The last hop that a proxy of ours has written about: whoever is before it may have lied.
+        ways = [
+            self._follow(hops, scheme, host, peer)
+            for hops in (_forwarded_hops(scope), _x_forwarded_hops(scope))
+            if hops
+        ]
+        if not ways:
+            return Origin(_url(scheme, host, scope), peer)
+        scheme, host, address = ways[0]
+        # Proxies write one kind, or the same in both. Where they differ the client has written the
+        # other one, and could otherwise have whatever address it likes.
+        is_clear = all(way[2] == address for way in ways)
+        return Origin(_url(scheme, host, scope), address if is_clear else peer)
+
+    def _follow(
+        self, hops: Sequence["_Hop"], scheme: str, host: str, peer: str
+    ) -> tuple[str, str, str]:
+        """Return scheme, host and address as the outermost proxy of ours has seen them."""
         address = peer
+        # The last hop that a proxy of ours has written about: whoever is before it may have lied.
         for hop in reversed(hops):
             if hop.scheme in ("http", "https"):
                 scheme = hop.scheme
@@ -61,7 +77,7 @@ class Proxies:
             address = hop.address
             if not self._trusts(address):
                 break
-        return Origin(_url(scheme, host, scope), address)
+        return scheme, host, address
 
     def address(self, scope: Scope) -> str:
         """Return the client's address."""
@@ -91,16 +107,23 @@ class _Hop:
     scheme: str = ""
 
 
-def _hops(scope: Scope) -> list[_Hop]:
-    """The proxies on the way, the nearest last."""
-    if forwarded := _header(scope, b"forwarded"):
-        return [_forwarded(element) for element in forwarded.split(",")]
-    addresses = [_plain(word) for word in _words(scope, b"x-forwarded-for")] or [""]
+def _forwarded_hops(scope: Scope) -> list[_Hop]:
+    """The proxies on the way that have written ``Forwarded``, the nearest last."""
+    forwarded = _header(scope, b"forwarded")
+    return [_forwarded(element) for element in forwarded.split(",")] if forwarded else []
+
+
+def _x_forwarded_hops(scope: Scope) -> list[_Hop]:
+    """Those that have written ``X-Forwarded-*``."""
+    addresses = [_plain(word) for word in _words(scope, b"x-forwarded-for")]
     # These two have one value, or one for each hop; the last is that of the nearest proxy, and is
     # what it was asked for only if it is the outermost, which is how they are used.
     host = next(iter(_words(scope, b"x-forwarded-host")), "")
     scheme = next(iter(_words(scope, b"x-forwarded-proto")), "").lower()
-    return [*(_Hop(address) for address in addresses[:-1]), _Hop(addresses[-1], host, scheme)]
+    if not (addresses or host or scheme):
+        return []
+    *others, nearest = addresses or [""]
+    return [*(_Hop(address) for address in others), _Hop(nearest, host, scheme)]
 
 
 def _forwarded(element: str) -> _Hop:

@@ -61,6 +61,25 @@ def scope(peer: str, scheme: str = "http", **headers: str) -> dict[str, Any]:
         ),
         ({"forwarded": "for=unknown;host=b.example"}, Origin("http://b.example", "10.0.0.1")),
         ({"forwarded": ";;,=,for"}, Origin("http://inner:5000", "10.0.0.1")),
+        # OpenShift's router writes both.
+        (
+            {
+                "forwarded": "for=203.0.113.9;proto=https;host=a.example",
+                "x_forwarded_for": "203.0.113.9",
+                "x_forwarded_host": "a.example",
+                "x_forwarded_proto": "https",
+            },
+            Origin("https://a.example", "203.0.113.9"),
+        ),
+        # Most proxies write one kind and pass on what the client has written in the other.
+        (
+            {"forwarded": "for=1.1.1.1", "x_forwarded_for": "203.0.113.9"},
+            Origin("http://inner:5000", "10.0.0.1"),
+        ),
+        (
+            {"forwarded": "for=1.1.1.1", "x_forwarded_proto": "https"},
+            Origin("http://inner:5000", "10.0.0.1"),
+        ),
     ],
 )
 def test_a_proxy_of_ours_is_believed(headers: dict[str, str], origin: Origin) -> None:
