@@ -25,7 +25,7 @@ from alauda_registry.auth.authenticator import Authenticator, Basic, Caller, Cre
 from alauda_registry.auth.caches import Kept
 from alauda_registry.auth.files import FileInvalid, Watched
 from alauda_registry.auth.service import Accounts
-from alauda_registry.auth.throttle import Throttle
+from alauda_registry.auth.throttle import Throttle, network_of
 from alauda_registry.oci.errors import TooManyRequests, Unauthorized
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,9 @@ show the same secret over and over, a stale one, too, which is no guessing."""
 KEPT_PASSWORDS = 1024
 MOST_WAITING = 64
 """Passwords that wait to be computed; more are refused with 429."""
+
+MOST_FROM_ADDRESS = 32
+"""Of them from one address, which is before any of them has failed and is slowed down."""
 
 _Known: TypeAlias = tuple[bytes | None, float]
 """What the file had, and until when this is remembered."""
@@ -172,14 +175,16 @@ class HtpasswdAuthenticator(Authenticator, Accounts):
             raise Unauthorized(_WRONG)
         # Clients ask for many things at once. Whoever shows the same meanwhile waits for the same
         # answer, and counts as one try.
-        task = self._running.get((address, digest))
+        network = network_of(address)
+        task = self._running.get((network, digest))
         if task is None:
-            if len(self._running) >= MOST_WAITING:
+            from_there = sum(other == network for other, _ in self._running)
+            if len(self._running) >= MOST_WAITING or from_there >= MOST_FROM_ADDRESS:
                 raise TooManyRequests("too many logins at once: try again", retry_after=2)
             self._throttle.begin(address, name)
             task = asyncio.create_task(self._find_out(name, password, digest, address))
-            self._running[address, digest] = task
-            task.add_done_callback(lambda done: self._finish((address, digest), done))
+            self._running[network, digest] = task
+            task.add_done_callback(lambda done: self._finish((network, digest), done))
         await asyncio.shield(task)
         return caller
 

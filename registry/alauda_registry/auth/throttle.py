@@ -59,7 +59,7 @@ class Throttle:
         Raises:
             TooManyRequests: It is too early for another one.
         """
-        address = _network(address)
+        address = network_of(address)
         now = self._now()
         wait = max(
             record.open_at - now
@@ -77,11 +77,11 @@ class Throttle:
 
     def failed(self, address: str) -> None:
         """Note that the try was a failure."""
-        self._count(self._addresses, _network(address), FREE_FROM_ADDRESS)
+        self._count(self._addresses, network_of(address), FREE_FROM_ADDRESS)
 
     def succeeded(self, address: str, name: str) -> None:
         """Note that it was none. The address stays what it is: guessers may have accounts."""
-        self._names.drop((_network(address), name))
+        self._names.drop((network_of(address), name))
 
     def _count(self, records: Kept, key: object, free: int) -> None:  # type: ignore[type-arg]
         now = self._now()
@@ -96,8 +96,11 @@ class Throttle:
         records.put(key, record)
 
 
-def _network(address: str) -> str:
-    """The address, or of IPv6 the network of a customer: who has one address there has them all."""
+def network_of(address: str) -> str:
+    """Return what counts as one address.
+
+    That is the address, or of IPv6 the network of a customer: who has one there has them all.
+    """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -13,6 +13,7 @@ from alauda_registry.auth.files import FileInvalid, Watched
 from alauda_registry.auth.htpasswd import (
     KEPT_SECONDS,
     LONGEST_PASSWORD,
+    MOST_FROM_ADDRESS,
     MOST_WAITING,
     HtpasswdAuthenticator,
     hash_password,
@@ -190,6 +191,26 @@ async def test_only_so_many_wait(place: Place) -> None:
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(result) for result in results} == {Unauthorized}
     assert await place.login("alice", "secret") == "alice"
+
+
+async def test_one_address_leaves_places_to_others(place: Place) -> None:
+    place.work.is_open.clear()
+    waiting = [
+        # Of one network, as whoever has it may take any address in it.
+        asyncio.create_task(place.login(f"user{number}", "x", f"2001:db8::{number:x}"))
+        for number in range(MOST_WAITING)
+    ]
+    await asyncio.sleep(0)
+    other = asyncio.create_task(place.login("alice", "secret"))
+    await asyncio.sleep(0)
+    place.work.is_open.set()
+
+    assert await other == "alice"
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [
+        *[Unauthorized] * MOST_FROM_ADDRESS,
+        *[TooManyRequests] * (MOST_WAITING - MOST_FROM_ADDRESS),
+    ]
 
 
 async def test_one_who_goes_away_while_waiting_does_not_disturb_the_others(place: Place) -> None:
