@@ -173,6 +173,9 @@ class TokenService(Authenticator):
         """
         audience = self._audience(service)
         try:
+            if self._terms.refresh_lifetime is None:
+                # One of another mode with the same keys knows somebody of the same name only.
+                raise TokenInvalid("there are none here")
             claims = self._verify(refresh_token, REFRESH_TYPE, self._refresh_audience)
         except TokenInvalid as error:
             raise Unauthorized(
@@ -198,6 +201,8 @@ class TokenService(Authenticator):
             return await self._authenticator.authenticate(credentials, address)
         try:
             claims = self._verify(credentials.token, tokens.ACCESS_TYPE, self._terms.service)
+            if not self._terms.carry_access and "access" in claims:
+                raise TokenInvalid("it is of another mode")
             grants = Grants(claims.get("access")) if self._terms.carry_access else None
         except (TokenInvalid, ValueError) as error:
             raise Unauthorized(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,23 @@ async def test_a_replica_with_the_same_keys_believes_the_token(
     await other.authenticate(Bearer(token.token), ADDRESS)
     with pytest.raises(Unauthorized):
         await stranger.authenticate(Bearer(token.token), ADDRESS)
+
+
+async def test_tokens_of_one_mode_are_no_good_in_another_with_the_same_keys(
+    service: TokenService, people: People, keys: Keys
+) -> None:
+    terms = replace(TERMS, refresh_lifetime=None, carry_access=False)
+    other = TokenService(people, people, keys.watched, terms)
+    ours = await issued(service, "alice", "repository:a/b:pull", offline=True)
+    theirs = await issued(other, "alice", offline=True)
+    assert ours.refresh_token is not None
+    assert theirs.refresh_token is None
+
+    for at, token in ((other, ours.token), (service, theirs.token)):
+        with pytest.raises(Unauthorized):
+            await at.authenticate(Bearer(token), ADDRESS)
+    with pytest.raises(Unauthorized, match="none here"):
+        await other.refresh(ours.refresh_token, [])
 
 
 async def test_a_token_that_was_good_is_not_when_its_time_is_over(
