@@ -46,7 +46,7 @@ class Proxies:
         """Return how client and server see each other in a request."""
         peer = peer_address(scope)
         host, scheme = _header(scope, b"host"), str(scope["scheme"])
-        if not self._networks or not self._trusts(peer):
+        if not self.are_before(scope):
             return Origin(_url(scheme, host, scope), peer)
         ways = [
             self._follow(hops, scheme, host, peer)
@@ -82,6 +82,10 @@ class Proxies:
     def address(self, scope: Scope) -> str:
         """Return the client's address."""
         return self.origin(scope).address if self._networks else peer_address(scope)
+
+    def are_before(self, scope: Scope) -> bool:
+        """Tell whether one of them holds the other end of the connection."""
+        return bool(self._networks) and self._trusts(peer_address(scope))
 
     def _trusts(self, address: str) -> bool:
         try:

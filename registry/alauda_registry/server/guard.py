@@ -147,7 +147,9 @@ class Guard:
             wanted: This, too, should be in the token that a client is sent for.
         """
         try:
-            credentials = read_credentials(scope, takes_certificates=self._gate.takes_certificates)
+            credentials = read_credentials(
+                scope, self._proxies, takes_certificates=self._gate.takes_certificates
+            )
             caller = await self._gate.admit(credentials, self._proxies.address(scope), needed)
         except RegistryError as error:
             return self.answer(error, scope, (*needed, *wanted))
@@ -184,11 +186,14 @@ class Guard:
         return _Asked(needed)
 
 
-def read_credentials(scope: Scope, *, takes_certificates: bool = False) -> Credentials | None:
+def read_credentials(
+    scope: Scope, proxies: Proxies, *, takes_certificates: bool = False
+) -> Credentials | None:
     """Return what a client shows; None for nothing.
 
     Args:
         scope: The request's.
+        proxies: Show certificates of their own, which say nothing about the client.
         takes_certificates: Whether its certificate counts, when it shows nothing else.
 
     Raises:
@@ -197,7 +202,7 @@ def read_credentials(scope: Scope, *, takes_certificates: bool = False) -> Crede
     fields = [value for name, value in scope["headers"] if name == b"authorization"]
     if not fields:
         der = scope.get(CERTIFICATE) if takes_certificates else None
-        return None if der is None else Certificate(der)
+        return None if der is None or proxies.are_before(scope) else Certificate(der)
     if len(fields) > 1:
         raise Unauthorized("send the field Authorization once")
     scheme, _, rest = fields[0].decode("latin-1").strip().partition(" ")

@@ -97,7 +97,9 @@ class TokenEndpoint:
     async def _get(self, request: Request) -> Response:
         """Answer as the token specification has it."""
         query = _fields(request.scope["query_string"])
-        credentials = read_credentials(request.scope, takes_certificates=self._takes_certificates)
+        credentials = read_credentials(
+            request.scope, self._proxies, takes_certificates=self._takes_certificates
+        )
         if isinstance(credentials, Bearer):
             raise Unauthorized("ask for a token with a name and a password")
         issued = await self._service.issue(
