@@ -1,12 +1,13 @@
-"""What all tests share: how hard hypothesis tries, which event loop runs coroutines, a cluster."""
+"""What all tests share: hypothesis' profiles, the event loop, a cluster, and the S3 servers."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.parts import control_plane as control_planes
+from tests.parts import control_plane as control_planes, s3
 from tests.parts.control_plane import ControlPlane
 from tests.parts.tools import require
 
@@ -56,3 +57,39 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 def namespace(control_plane: ControlPlane) -> str:
     """A namespace that nobody else uses."""
     return control_plane.new_namespace()
+
+
+@pytest.fixture(scope="session")
+def start_s3(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[s3.Kind], s3.S3Server]]:
+    """Start an S3 server when it is first asked for, and keep it until the last test."""
+    servers: dict[s3.Kind, s3.S3Server] = {}
+    with ExitStack() as running:
+
+        def start(kind: s3.Kind) -> s3.S3Server:
+            if kind not in servers:
+                directory = tmp_path_factory.mktemp(kind)
+                servers[kind] = running.enter_context(s3.running(kind, directory))
+            return servers[kind]
+
+        yield start
+
+
+@pytest.fixture(params=s3.KINDS)
+def s3_server(
+    request: pytest.FixtureRequest, start_s3: Callable[[s3.Kind], s3.S3Server]
+) -> s3.S3Server:
+    """Each of the S3 servers, one after the other."""
+    require(request.param)
+    return start_s3(request.param)
+
+
+@pytest.fixture
+def bucket(s3_server: s3.S3Server) -> Iterator[s3.Bucket]:
+    """An empty bucket. Whoever used it has to leave no multipart upload behind."""
+    bucket = s3_server.create_bucket()
+    yield bucket
+    left = bucket.uploads()
+    bucket.remove()
+    assert left == [], "these multipart uploads were left behind"
