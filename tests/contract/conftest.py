@@ -1,8 +1,10 @@
 """Storages to hold to the contract, and what every test has to leave behind: nothing."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,30 @@ from alauda_registry.storage.driver import StorageDriver
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.drivers.inmemory import InMemoryDriver
 from alauda_registry.storage.drivers.pvc import PVCDriver
+from alauda_registry.storage.drivers.s3.credentials import GivenKeys
+from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
+from alauda_registry.storage.drivers.s3.opening import BucketAddress, Opening, open_s3
+from alauda_registry.storage.drivers.s3.parts import MIB
+from alauda_registry.storage.drivers.s3.signing import Keys
 from alauda_registry.storage.timed import TimedDriver
+from tests.parts import s3
+from tests.parts.tools import require
 from tests.unit.storage.claiming import claimed
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out for buckets what the marker ``not_of_buckets`` says they can't do, and why."""
+    left_out = [
+        item for item in items if item.get_closest_marker("not_of_buckets") and is_of_s3(item)
+    ]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def is_of_s3(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("storage") in s3.KINDS
 
 
 @dataclass(frozen=True)
@@ -51,8 +75,46 @@ def open_storage(kind: str, root: Path) -> Storage:
             raise AssertionError(kind)
 
 
-@pytest.fixture(params=["filesystem", "inmemory", "pvc", "stepwise", "timed"])
-async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
+def open_bucket(bucket: s3.Bucket, root: str = "some/where") -> S3Driver:
+    """Return a driver over a bucket, as one replica would have it."""
+    opening = Opening(
+        BucketAddress(bucket.name, s3.REGION, bucket.server.endpoint, root=root),
+        options=S3Options(part_size=5 * MIB),
+    )
+    return open_s3(opening, GivenKeys(Keys(s3.ACCESS_KEY, s3.SECRET_KEY)))
+
+
+S3Servers = Callable[[s3.Kind], s3.S3Server]
+
+
+@pytest.fixture(scope="session")
+def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Servers]:
+    """Start each S3 server once, when the first test wants it."""
+    with ExitStack() as stack:
+
+        @cache
+        def server(kind: s3.Kind) -> s3.S3Server:
+            require(kind)
+            return stack.enter_context(s3.running(kind, tmp_path_factory.mktemp(kind)))
+
+        yield server
+
+
+@pytest.fixture(params=["filesystem", "inmemory", "pvc", "stepwise", "timed", *s3.KINDS])
+async def storage(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    s3_servers: S3Servers,
+) -> AsyncIterator[Storage]:
+    if request.param in s3.KINDS:
+        bucket = s3_servers(request.param).create_bucket()
+        driver, other = open_bucket(bucket), open_bucket(bucket)
+        yield Storage(driver, other, None)
+        await driver.aclose()
+        await other.aclose()
+        assert_no_parts_are_left(bucket)
+        bucket.remove()
+        return
     root = tmp_path / "root"
     storage = open_storage(request.param, root)
     yield storage
@@ -70,6 +132,14 @@ def driver(storage: Storage) -> StorageDriver:
 def assert_nothing_is_left(root: Path) -> None:
     assert files_being_made(root) == []
     assert open_files_below(root) == []
+
+
+def assert_no_parts_are_left(bucket: s3.Bucket) -> None:
+    """See that what is in the bucket belongs to a file, and that nothing else is being made."""
+    assert bucket.uploads() == []
+    keys = bucket.keys()
+    pieces = {key for key in keys if "~" in key}
+    assert {key.partition("~")[0] for key in pieces} <= set(keys)
 
 
 def files_being_made(root: Path) -> list[str]:

@@ -336,6 +336,7 @@ async def test_an_open_file_stays_readable_whatever_happens_to_its_path(
     assert streamed == BIG
 
 
+@pytest.mark.not_of_buckets("what grows is never served")
 async def test_a_reader_keeps_to_the_size_the_file_had(driver: StorageDriver) -> None:
     await append(driver, "/a", b"old")
     reader = await driver.open("/a")
@@ -502,6 +503,7 @@ async def test_a_writer_that_waited_for_a_file_that_went_away_does_not_find_it(
         await waiting
 
 
+@pytest.mark.not_of_buckets("a move takes what was synced")
 async def test_a_writer_that_waited_and_may_create_begins_a_new_file(storage: Storage) -> None:
     first = await storage.driver.append("/a", create=True, wait=0)
     await first.write([b"old"])
@@ -518,6 +520,7 @@ async def test_a_writer_that_waited_and_may_create_begins_a_new_file(storage: St
     assert await storage.driver.read("/b") == b"old"
 
 
+@pytest.mark.not_of_buckets("a writer adds to a key, not to an open file")
 async def test_a_writer_keeps_a_file_that_is_moved(storage: Storage) -> None:
     writer = await storage.driver.append("/a", create=True, wait=0)
     await writer.write([b"before"])
@@ -672,6 +675,7 @@ async def test_a_walk_over_no_directory_finds_nothing(driver: StorageDriver, pat
     assert await walked(driver, path) == []
 
 
+@pytest.mark.not_of_buckets("a page of a listing has many folders")
 async def test_a_walk_leaves_out_what_vanishes_meanwhile(storage: Storage) -> None:
     await write(storage.driver, "/d/a/1", "/d/b/1", "/d/b/2", "/d/c/1")
 
@@ -789,6 +793,7 @@ async def test_a_lock_has_the_name_of_a_path_component(driver: StorageDriver, na
             pass
 
 
+@pytest.mark.not_of_buckets("nothing tells of a change")
 async def test_the_fingerprint_changes_when_a_child_comes_or_goes(storage: Storage) -> None:
     await write(storage.driver, "/d/a")
     seen = [await settled_fingerprint(storage, 1)]
@@ -805,6 +810,7 @@ async def test_the_fingerprint_changes_when_a_child_comes_or_goes(storage: Stora
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.not_of_buckets("nothing tells of a change")
 async def test_the_fingerprint_stays_while_nothing_changes(storage: Storage) -> None:
     await write(storage.driver, "/d/a", "/d/b")
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -26,6 +26,11 @@ _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]{1,255})+", re.ASCII)
 def is_component(name: str) -> bool:
     """Tell whether a name may be part of a path."""
     return _COMPONENT.fullmatch(name) is not None
+
+
+def is_path(text: str) -> bool:
+    """Tell whether this is a path of this contract."""
+    return _is_valid(text)
 
 
 def require_valid(path: str, *, driver: str) -> None:
@@ -170,8 +175,11 @@ class FileWriter(Protocol):
         """Cut the file off at ``size`` bytes, so that a failed write takes no space."""
         ...
 
-    async def sync(self) -> None:
+    async def sync(self, note: bytes = b"") -> None:
         """Return once the bytes survive a power cut, for a move to rely on.
+
+        Args:
+            note: Kept with the bytes by a driver over a bucket, for :attr:`Snapshot.note`.
 
         The name they have until then is not worth syncing: :class:`Move` makes the one
         durable that they get.
@@ -180,6 +188,116 @@ class FileWriter(Protocol):
 
     async def close(self) -> None:
         """Give up the exclusive access. Closing twice is harmless."""
+        ...
+
+
+class ObjectWriter(Protocol):
+    """An object in the making: it becomes visible whole when it is committed, or never."""
+
+    @property
+    def offset(self) -> int:
+        """How many bytes were written."""
+        ...
+
+    def write(
+        self, chunks: Sequence[bytes], alongside: Callable[[Sequence[bytes]], None] | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Take in the chunks, as :meth:`FileWriter.write` does."""
+        ...
+
+    async def commit(self) -> None:
+        """Make the object visible, in place of what may be there; it survives from then on."""
+        ...
+
+    async def abort(self) -> None:
+        """Drop what was written unless it was committed, also when this is cancelled meanwhile."""
+        ...
+
+
+class Snapshot(Protocol):
+    """A file as it was when it was looked at, whatever is appended to it since."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    @property
+    def note(self) -> bytes:
+        """What :meth:`FileWriter.sync` was given along with the last of the bytes, or b""."""
+        ...
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return what is at ``offset``, at most ``length`` bytes.
+
+        Raises:
+            PathNotFound: It is gone.
+        """
+        ...
+
+    async def copy(self, target: str) -> None:
+        """Put the content at another path, in place of what may be there.
+
+        Raises:
+            PathNotFound: It is gone.
+        """
+        ...
+
+    async def delete(self) -> None:
+        """Delete the file; one that is gone does not matter."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """What a driver over a bucket does beyond the contract of all drivers.
+
+    What is visible in a bucket has survived already, a small write costs no more than a read, and
+    each of both is a message to another machine. So the stores ask for less, and for other things.
+    """
+
+    async def create(self, path: str) -> ObjectWriter:
+        """Begin an object at its final place."""
+        ...
+
+    async def snapshot(self, path: str) -> Snapshot:
+        """Look at a file that may be appended to.
+
+        Raises:
+            Busy: Somebody is writing to it.
+            PathNotFound: There is no such file.
+        """
+        ...
+
+    async def page(self, path: str, *, start_after: str = "") -> tuple[list[FileInfo], bool]:
+        """Return as many files below a directory as one request gives, and whether more follow.
+
+        They are in byte order of their full paths, and those up to ``start_after`` left out.
+        """
+        ...
+
+    async def url(self, path: str, method: str) -> str | None:
+        """Return where a client may fetch a file itself; None when it is to be given the bytes.
+
+        Args:
+            path: The file; whether it is there is not looked at.
+            method: GET or HEAD: the URL is good for that alone.
+        """
+        ...
+
+    async def settled(self, name: str, *, wait: float) -> str:
+        """Return a token that differs whenever a lock was held exclusively in between.
+
+        Args:
+            name: Of the lock.
+            wait: How many seconds to wait while somebody holds it.
+
+        Raises:
+            Busy: It was still held after ``wait`` seconds.
+        """
+        ...
+
+    async def drop_unfinished(self, path: str, maximum_age: timedelta) -> int:
+        """Drop what writers that died left in the making below a directory, and say how many."""
         ...
 
 
@@ -196,6 +314,11 @@ class StorageDriver(Protocol):
     def name(self) -> str:
         """The driver's name in settings, logs and metrics, such as ``filesystem``."""
         ...
+
+    @property
+    def objects(self) -> ObjectStore | None:
+        """What it does beyond this contract if it is over a bucket."""
+        return None
 
     async def stat(self, path: str) -> FileInfo:
         """Describe one file.
@@ -342,6 +465,10 @@ class DriverError(Exception):
 
     The system says so once. Later syncs succeed, and reads show bytes that no disk has.
     """
+
+    advice: str | None = None
+    """What is wrong and what to do, in words a client may see: no path, no host. None where
+    nothing more is known."""
 
     def __init__(self, message: str, *, driver: str, path: str) -> None:
         super().__init__(f"{driver}: {message}: {path}")

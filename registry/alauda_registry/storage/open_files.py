@@ -259,7 +259,7 @@ class OpenWriter(FileWriter):
             self._measure()
 
     @override
-    async def sync(self) -> None:
+    async def sync(self, note: bytes = b"") -> None:
         self._hold.require()
         await self._call(self._sync)
 

@@ -44,6 +44,15 @@ async def run_blocking(executor: Executor | None, function: Callable[[*Ts], T], 
     return await begin_blocking(executor, function, *args)
 
 
+async def see_through(work: Coroutine[Any, Any, T]) -> T:
+    """Await what must come to its end, also when the task that waits for it is cancelled.
+
+    Args:
+        work: Such as dropping what must not be left behind.
+    """
+    return await _finish(asyncio.ensure_future(work))
+
+
 async def _finish(future: "asyncio.Future[T]") -> T:
     try:
         return await asyncio.shield(future)

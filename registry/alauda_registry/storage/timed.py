@@ -17,6 +17,7 @@ from alauda_registry.storage.driver import (
     FileInfo,
     FileReader,
     FileWriter,
+    ObjectStore,
     PathNotFound,
     Stage,
     StorageDriver,
@@ -47,6 +48,11 @@ class TimedDriver(StorageDriver):
     @override
     def name(self) -> str:
         return self._driver.name
+
+    @property
+    @override
+    def objects(self) -> ObjectStore | None:
+        return self._driver.objects
 
     @override
     async def stat(self, path: str) -> FileInfo:
@@ -144,8 +150,8 @@ class _TimedWriter(FileWriter):
         await self._timed("StorageDriver.Writer", self._writer.truncate(size))
 
     @override
-    async def sync(self) -> None:
-        await self._timed("StorageDriver.Writer", self._writer.sync())
+    async def sync(self, note: bytes = b"") -> None:
+        await self._timed("StorageDriver.Writer", self._writer.sync(note))
 
     @override
     async def close(self) -> None:

@@ -149,7 +149,7 @@ class WatchedWriter(FileWriter):
         await self._writer.truncate(size)
 
     @override
-    async def sync(self) -> None:
+    async def sync(self, note: bytes = b"") -> None:
         await self._driver.meet("sync", self._path)
         await self._writer.sync()
 

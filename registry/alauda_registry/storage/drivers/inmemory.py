@@ -250,7 +250,7 @@ class _Writer(FileWriter):
         del self._file.content[size:]
 
     @override
-    async def sync(self) -> None:
+    async def sync(self, note: bytes = b"") -> None:
         return
 
     @override

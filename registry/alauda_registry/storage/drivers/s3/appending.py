@@ -1,0 +1,303 @@
+"""Writes to the end of a file, alone among all replicas; see :mod:`.files` for how it is kept."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+from typing_extensions import override
+
+from alauda_registry.storage.driver import Busy, DriverError, FileWriter, PathNotFound
+from alauda_registry.storage.drivers.s3.client import Conflict, S3Client
+from alauda_registry.storage.drivers.s3.errors import NAME
+from alauda_registry.storage.drivers.s3.files import (
+    PIECE_MARK,
+    Composition,
+    Piece,
+    drop,
+    load,
+    read_span,
+)
+from alauda_registry.storage.drivers.s3.parts import (
+    SMALLEST,
+    Budget,
+    PartStream,
+    Sink,
+    begin_alongside,
+)
+from alauda_registry.storage.threads import see_through
+
+RENEWAL_SECONDS = 8.0
+_POLL_SECONDS = (0.05, 0.5)
+
+
+async def claim(client: S3Client, path: str, *, create: bool, wait: float) -> Composition:
+    """Become the only one who writes to a file, and return what it is made of.
+
+    Args:
+        client: The bucket.
+        path: The file.
+        create: Whether one that is missing is made.
+        wait: How many seconds to wait for another writer to finish.
+
+    Raises:
+        Busy: Somebody else was still writing after ``wait`` seconds.
+        PathNotFound: There is no such file, and ``create`` is false.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait
+    pause, longest = _POLL_SECONDS
+    while True:
+        try:
+            found = await load(client, path)
+        except PathNotFound:
+            if not create:
+                raise
+            found = Composition(())
+        if not found.is_claimed:
+            with contextlib.suppress(Conflict):
+                return await _take(client, path, found)
+        if loop.time() >= deadline:
+            raise Busy(driver=NAME, path=path)
+        await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
+        pause = min(pause * 2, longest)
+
+
+async def _take(client: S3Client, path: str, found: Composition) -> Composition:
+    """Put ourselves in as the writer.
+
+    Raises:
+        Conflict: It is not as it was found.
+    """
+    pieces = found.pieces
+    if any(not piece.name for piece in pieces):
+        # The object at the key makes room for what tells of the pieces.
+        name = _piece_name()
+        await client.copy(path, path + name)
+        pieces = tuple(replace(piece, name=name) for piece in pieces)
+    claimed = replace(found, pieces=pieces, writer=secrets.token_hex(8), is_claimed=True)
+    body = claimed.dump()
+    etag = await client.put(path, (body,), pieces_size=claimed.size, instead_of=found.etag)
+    return replace(claimed, etag=etag)
+
+
+class Appender(FileWriter, Sink):
+    """The only writer of a file.
+
+    Args:
+        client: The bucket.
+        path: The file.
+        composition: What it is made of, as :func:`claim` returned it.
+        budget: The memory for parts.
+        part_size: Of the first pieces, in bytes.
+        parts_at_once: How many pieces may be on their way.
+    """
+
+    def __init__(
+        self,
+        client: S3Client,
+        path: str,
+        composition: Composition,
+        budget: Budget,
+        *,
+        part_size: int,
+        parts_at_once: int,
+    ) -> None:
+        self._client = client
+        self._path = path
+        self._saved = composition
+        self._start = composition.size
+        self._budget = budget
+        self._part_size = part_size
+        self._parts_at_once = parts_at_once
+        self._offset = composition.size
+        self._stream: PartStream | None = None
+        self._before: tuple[Piece, ...] = composition.pieces
+        self._after: dict[int, Piece] = {}
+        self._made: set[str] = set()
+        self._saving = asyncio.Lock()
+        self._is_open = True
+        self._renewal = asyncio.ensure_future(self._renew())
+
+    @property
+    @override
+    def offset(self) -> int:
+        return self._offset
+
+    @override
+    def write(
+        self, chunks: Sequence[bytes], alongside: Callable[[Sequence[bytes]], None] | None = None
+    ) -> Coroutine[Any, Any, None]:
+        return self._write(chunks, begin_alongside(alongside, chunks))
+
+    async def _write(self, chunks: Sequence[bytes], hashed: Awaitable[None]) -> None:
+        await hashed
+        length = sum(map(len, chunks))
+        if length == 0:
+            return
+        if not self._saved.is_claimed:
+            await self._claim_again()
+        if self._stream is None:
+            self._stream = await self._begin()
+        self._offset += length
+        await self._stream.write(chunks)
+
+    @override
+    async def put(self, number: int, body: Sequence[bytes], sha256: str) -> None:
+        """Keep a piece."""
+        piece = Piece(_piece_name(), sum(map(len, body)))
+        self._made.add(piece.name)
+        await self._client.put(self._path + piece.name, body, sha256=sha256)
+        self._after[number] = piece
+
+    @override
+    async def read(self, offset: int, length: int) -> bytes:
+        await self._flush()
+        return await read_span(self._client, self._path, self._pieces(), offset, length)
+
+    @override
+    async def truncate(self, size: int) -> None:
+        if size == self._start == self._saved.size:
+            # As if nothing had been written since the claim.
+            if self._stream is not None:
+                await self._stream.drop()
+            self._before, self._after, self._stream = self._saved.pieces, {}, None
+            self._offset = size
+            return
+        await self._flush()
+        kept: list[Piece] = []
+        for piece in self._pieces():
+            left = size - sum(before.size for before in kept)
+            if left >= piece.size:
+                kept.append(piece)
+            elif left > 0:
+                content = await read_span(self._client, self._path, [piece], 0, left)
+                name = _piece_name()
+                self._made.add(name)
+                await self._client.put(self._path + name, (content,))
+                kept.append(Piece(name, left))
+        self._before, self._after, self._stream = tuple(kept), {}, None
+        self._offset = min(size, self._offset)
+
+    @override
+    async def sync(self, note: bytes = b"") -> None:
+        await self._flush()
+        await self._save(note, writer="")
+
+    @override
+    async def close(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        await see_through(self._end())
+
+    async def _end(self) -> None:
+        self._renewal.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._renewal
+        try:
+            if self._saved.is_claimed:
+                try:
+                    await self._flush()
+                finally:
+                    # What did arrive is kept, and others need not wait for the claim to end. Of a
+                    # file that was deleted nothing is kept, as on a disk.
+                    with contextlib.suppress(PathNotFound):
+                        await self._save(b"", writer="")
+        finally:
+            if self._stream is not None:
+                await self._stream.drop()
+            left_over = self._made - {piece.name for piece in self._saved.pieces}
+            if left_over:
+                await drop(self._client.delete(*(self._path + name for name in left_over)))
+
+    async def _begin(self) -> PartStream:
+        """Go on behind what is there; a last piece that is too small for a part is begun anew."""
+        content = b""
+        if self._before and self._before[-1].size < SMALLEST:
+            last = self._before[-1]
+            content = await read_span(self._client, self._path, [last], 0, last.size)
+            self._before = self._before[:-1]
+        stream = PartStream(
+            self,
+            self._budget,
+            base=self._part_size,
+            at_once=self._parts_at_once,
+            first=len(self._before) + 1,
+        )
+        if content:
+            await stream.write([content])
+        return stream
+
+    async def _flush(self) -> None:
+        """Make pieces of all that is here."""
+        if self._stream is None:
+            return
+        await self._stream.finish()
+        self._before, self._after, self._stream = self._pieces(), {}, None
+
+    def _pieces(self) -> tuple[Piece, ...]:
+        """Return the pieces without a gap between them."""
+        pieces = [*self._before]
+        while piece := self._after.get(len(pieces) + 1):
+            pieces.append(piece)
+        return tuple(pieces)
+
+    async def _save(self, note: bytes, *, writer: str) -> None:
+        """Write down what the file is made of.
+
+        Raises:
+            Busy: Somebody else has taken the file over.
+            PathNotFound: The file is gone.
+        """
+        async with self._saving:
+            pieces = self._pieces()
+            if sum(piece.size for piece in pieces) < self._saved.size:
+                # The last piece was begun anew, and is not there yet.
+                pieces = self._saved.pieces
+            new = replace(
+                self._saved, pieces=pieces, writer=writer, is_claimed=bool(writer), note=note
+            )
+            body = new.dump()
+            try:
+                etag = await self._client.put(
+                    self._path, (body,), pieces_size=new.size, instead_of=self._saved.etag
+                )
+            except Conflict as conflict:
+                self._saved = replace(self._saved, is_claimed=False)
+                await self._client.head(self._path)
+                raise Busy(driver=NAME, path=self._path) from conflict
+            gone = {piece.name for piece in self._saved.pieces} - {piece.name for piece in pieces}
+            self._saved = replace(new, etag=etag)
+        if gone:
+            self._made -= gone
+            await drop(self._client.delete(*(self._path + name for name in gone)))
+
+    async def _claim_again(self) -> None:
+        """Go on writing after a sync, if nobody else came in between.
+
+        Raises:
+            Busy: Somebody did.
+            PathNotFound: The file is gone.
+        """
+        self._start = self._saved.size
+        try:
+            self._saved = await _take(self._client, self._path, self._saved)
+        except Conflict as conflict:
+            await self._client.head(self._path)
+            raise Busy(driver=NAME, path=self._path) from conflict
+
+    async def _renew(self) -> None:
+        """Tell others that we live, and what has arrived."""
+        while True:
+            await asyncio.sleep(RENEWAL_SECONDS)
+            if not self._saved.is_claimed:
+                continue
+            with contextlib.suppress(DriverError):
+                await see_through(self._save(b"", writer=self._saved.writer))
+
+
+def _piece_name() -> str:
+    return f"{PIECE_MARK}{secrets.token_hex(8)}"

@@ -1,0 +1,530 @@
+"""The operations of S3 that the driver needs, each tried again while that is any use.
+
+An answer may be lost after the request had its effect, so a second try must know what the first
+may have done: a conditional write that is refused then may have been refused because of itself.
+"""
+
+import asyncio
+import hashlib
+import random
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+import aiohttp
+
+from alauda_registry.storage.driver import DriverError, PathNotFound
+from alauda_registry.storage.drivers.s3 import documents
+from alauda_registry.storage.drivers.s3.credentials import Credentials
+from alauda_registry.storage.drivers.s3.documents import Listing, MultipartUpload, Part, Unreadable
+from alauda_registry.storage.drivers.s3.errors import (
+    CREDENTIAL_CODES,
+    NAME,
+    Truncated,
+    Untrusted,
+    failure,
+    is_passing,
+    refusal,
+)
+from alauda_registry.storage.drivers.s3.signing import EMPTY_SHA256
+from alauda_registry.storage.drivers.s3.transport import Answer, OpenAnswer, Request, Transport
+
+ATTEMPTS = 5
+DEADLINE_SECONDS = 40.0
+"""All tries of an operation together take no longer; large bodies get more."""
+
+_SLOWEST_BYTES = 1024 * 1024
+"""Bytes a second that a large body is expected to travel at, at least."""
+
+_PAUSES = (0.05, 3.0)
+_DELETES_MAXIMUM = 1000
+TROUBLE = (aiohttp.ClientError, OSError, TimeoutError)
+_OCTET_STREAM = "application/octet-stream"
+
+SIZE = "x-amz-meta-registry-size"
+"""On an object that is not the file, but tells of which pieces it is made: the file's size."""
+
+T = TypeVar("T")
+
+
+class Conflict(Exception):
+    """Somebody else changed the object, or it is gone, or there already."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What is known of an object.
+
+    Attributes:
+        etag: Of its content, as the server has it, quotes included.
+        size: In bytes.
+        modified_at: When it was written, by the server's clock.
+        read_at: When that was asked, by the same clock.
+        pieces_size: The size of the file of whose pieces it tells; None when it is one itself.
+    """
+
+    etag: str
+    size: int
+    modified_at: datetime
+    read_at: datetime
+    pieces_size: int | None = None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str], path: str) -> "ObjectInfo":
+        """Read the headers of an answer.
+
+        Raises:
+            Truncated: They are not those of an object.
+        """
+        try:
+            modified_at = parsedate_to_datetime(headers["last-modified"])
+            date = headers.get("date")
+            read_at = parsedate_to_datetime(date) if date else datetime.now(UTC)
+            size = int(headers.get("content-length", "0"))
+            whole = headers.get("content-range", "").rpartition("/")[2]
+            if whole.isdigit():
+                size = int(whole)
+            pieces_size = headers.get(SIZE)
+            return cls(
+                headers["etag"],
+                size,
+                modified_at,
+                read_at,
+                int(pieces_size) if pieces_size is not None else None,
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise Truncated(f"not an object's headers: {error}", driver=NAME, path=path) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectOptions:
+    """What each object is made with: encryption, storage class and the like.
+
+    Attributes:
+        headers: Of every request that makes one.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class S3Client:
+    """One bucket. Objects are addressed by the driver's paths.
+
+    Args:
+        transport: Carries the requests.
+        bucket: Its name.
+        credentials: Asked to look again when the server refuses them.
+        root: What the keys begin with, without slashes at the ends.
+        options: What each object is made with.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        bucket: str,
+        credentials: Credentials,
+        *,
+        root: str = "",
+        options: ObjectOptions | None = None,
+    ) -> None:
+        self.transport = transport
+        self._bucket = bucket
+        self._credentials = credentials
+        self._root = f"{root}/" if root else ""
+        self._object_headers = {
+            "content-type": _OCTET_STREAM,
+            **(options or ObjectOptions()).headers,
+        }
+
+    def key(self, path: str) -> str:
+        """Return the key of a path."""
+        return self._root + path[1:]
+
+    def path(self, key: str) -> str:
+        """Return the path of a key."""
+        return f"/{key.removeprefix(self._root)}"
+
+    async def head(self, path: str) -> ObjectInfo:
+        """Describe an object.
+
+        Raises:
+            PathNotFound: There is none.
+        """
+        answer, _ = await self._send(Request("HEAD", self.key(path)), path)
+        _require(answer, path)
+        return ObjectInfo.of(answer.headers, path)
+
+    async def get(self, path: str, span: tuple[int, int] | None = None) -> tuple[ObjectInfo, bytes]:
+        """Read an object.
+
+        Args:
+            path: Where it is.
+            span: Offset and length of a part of it; both are inside.
+
+        Raises:
+            PathNotFound: There is none.
+        """
+        headers = {} if span is None else {"range": f"bytes={span[0]}-{span[0] + span[1] - 1}"}
+        request = Request("GET", self.key(path), headers=headers)
+        answer, _ = await self._send(request, path, span[1] if span else 0)
+        _require(answer, path)
+        return ObjectInfo.of(answer.headers, path), answer.body
+
+    async def open(
+        self, path: str, offset: int = 0, length: int | None = None, etag: str | None = None
+    ) -> tuple[ObjectInfo, OpenAnswer]:
+        """Begin to read an object; the caller closes the answer.
+
+        Raises:
+            Conflict: It is not the one with this ETag any more.
+            PathNotFound: There is none.
+        """
+        headers = {} if etag is None else {"if-match": etag}
+        if offset or length is not None:
+            last = "" if length is None else str(offset + length - 1)
+            headers["range"] = f"bytes={offset}-{last}"
+        request = Request("GET", self.key(path), headers=headers)
+
+        async def attempt() -> Answer | OpenAnswer:
+            opened = await self.transport.open(request)
+            if opened.status < 300:
+                return opened
+            try:
+                return Answer(opened.status, opened.headers, await opened.read())
+            finally:
+                opened.close()
+
+        answer, _ = await self._persist(attempt, path, DEADLINE_SECONDS)
+        if isinstance(answer, Answer):
+            if answer.status == 412:
+                raise Conflict
+            _require(answer, path)
+            raise _unforeseen(answer, path)
+        try:
+            return ObjectInfo.of(answer.headers, path), answer
+        except BaseException:
+            answer.close()
+            raise
+
+    async def put(
+        self,
+        path: str,
+        body: Sequence[bytes],
+        *,
+        sha256: str | None = None,
+        pieces_size: int | None = None,
+        instead_of: str | None = None,
+    ) -> str:
+        """Write an object, and return its ETag.
+
+        Args:
+            path: Where.
+            body: Its pieces.
+            sha256: Of the body, where it is known.
+            pieces_size: See :class:`ObjectInfo`.
+            instead_of: The ETag of the object to replace; "" when there must be none; None for
+                whatever is there.
+
+        Raises:
+            Conflict: Another object, or none, or one, is there.
+        """
+        headers = dict(self._object_headers)
+        if pieces_size is not None:
+            headers[SIZE] = str(pieces_size)
+        if instead_of is not None:
+            headers |= {"if-match": instead_of} if instead_of else {"if-none-match": "*"}
+        if sha256 is None:
+            sha256 = _sha256(body)
+        request = Request("PUT", self.key(path), {}, headers, body, sha256)
+        size = sum(map(len, body))
+        answer, attempts = await self._send(request, path, size)
+        if instead_of is not None and answer.status in (404, 412):
+            _refuse_bucket(answer, path)
+            if attempts > 1 and (etag := await self._etag_if(path, body)):
+                # It was this very request that changed the object, and its answer was lost.
+                return etag
+            raise Conflict
+        _require(answer, path)
+        return answer.headers.get("etag", "")
+
+    async def copy(self, source: str, target: str) -> None:
+        """Copy an object within the bucket, up to 5 GiB.
+
+        Raises:
+            PathNotFound: There is no source.
+        """
+        headers = {
+            **self._object_headers,
+            "x-amz-copy-source": self._source(source),
+            "x-amz-metadata-directive": "REPLACE",
+        }
+        answer, _ = await self._send(Request("PUT", self.key(target), headers=headers), source)
+        _require(answer, source)
+        self._read(documents.parse_copied, answer, source)
+
+    async def delete(self, *paths: str) -> None:
+        """Delete objects; those that are not there do not matter."""
+        if len(paths) == 1:
+            answer, _ = await self._send(Request("DELETE", self.key(paths[0])), paths[0])
+            if answer.status != 404:
+                _require(answer, paths[0])
+            else:
+                _refuse_bucket(answer, paths[0])
+            return
+        for first in range(0, len(paths), _DELETES_MAXIMUM):
+            some = paths[first : first + _DELETES_MAXIMUM]
+            body = documents.render_deletions(map(self.key, some))
+            md5 = hashlib.md5(body, usedforsecurity=False).digest()
+            request = Request(
+                "POST",
+                "",
+                {"delete": ""},
+                {"content-md5": b64encode(md5).decode(), "content-type": "application/xml"},
+                (body,),
+                hashlib.sha256(body).hexdigest(),
+            )
+            answer, _ = await self._send(request, some[0])
+            _require(answer, some[0])
+            for key, code in self._read(documents.parse_deleted, answer, some[0]):
+                if code != "NoSuchKey":
+                    raise refusal(200, code, "not deleted", self.path(key))
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "",
+        start_after: str = "",
+        token: str | None = None,
+        maximum: int | None = None,
+    ) -> Listing:
+        """Return one page of the objects whose path begins with a prefix; keys, not paths."""
+        query = {"list-type": "2", "prefix": self.key(prefix)}
+        if delimiter:
+            query["delimiter"] = delimiter
+        if start_after:
+            query["start-after"] = self.key(start_after)
+        if token is not None:
+            query["continuation-token"] = token
+        if maximum is not None:
+            query["max-keys"] = str(maximum)
+        answer, _ = await self._send(Request("GET", "", query), prefix)
+        _require(answer, prefix)
+        return self._read(documents.parse_listing, answer, prefix)
+
+    async def uploads(self, prefix: str) -> list[MultipartUpload]:
+        """Return the multipart uploads below a prefix that were neither completed nor aborted."""
+        found: list[MultipartUpload] = []
+        beginning = self.key(prefix)
+        # MinIO takes a prefix for a whole key, and lists everything only when it is asked
+        # without one.
+        for asked in (beginning, ""):
+            markers: tuple[str, str] | None = ("", "")
+            while markers is not None:
+                query = {"uploads": ""}
+                if asked:
+                    query["prefix"] = asked
+                if any(markers):
+                    query |= {"key-marker": markers[0], "upload-id-marker": markers[1]}
+                answer, _ = await self._send(Request("GET", "", query), prefix)
+                _require(answer, prefix)
+                page, markers = self._read(documents.parse_uploads, answer, prefix)
+                found += [upload for upload in page if upload.key.startswith(beginning)]
+            if found:
+                break
+        return found
+
+    async def begin_multipart(self, path: str) -> str:
+        """Begin a multipart upload, and return its identifier."""
+        request = Request("POST", self.key(path), {"uploads": ""}, self._object_headers)
+        answer, _ = await self._send(request, path)
+        _require(answer, path)
+        return self._read(documents.parse_upload_id, answer, path)
+
+    async def put_part(
+        self, path: str, upload_id: str, number: int, body: Sequence[bytes], sha256: str
+    ) -> Part:
+        """Upload a part.
+
+        Raises:
+            PathNotFound: The multipart upload was aborted.
+        """
+        query = {"partNumber": str(number), "uploadId": upload_id}
+        request = Request("PUT", self.key(path), query, {}, body, sha256)
+        answer, _ = await self._send(request, path, sum(map(len, body)))
+        _require(answer, path)
+        if not (etag := answer.headers.get("etag")):
+            raise Truncated("a part without an ETag", driver=NAME, path=path)
+        return Part(number, etag)
+
+    async def copy_part(
+        self, source: str, target: str, upload_id: str, number: int, span: tuple[int, int] | None
+    ) -> Part:
+        """Make a part of an object, or of a span of it: offset and length.
+
+        Raises:
+            PathNotFound: There is no source, or the multipart upload was aborted.
+        """
+        headers = {"x-amz-copy-source": self._source(source)}
+        if span is not None:
+            headers["x-amz-copy-source-range"] = f"bytes={span[0]}-{span[0] + span[1] - 1}"
+        query = {"partNumber": str(number), "uploadId": upload_id}
+        answer, _ = await self._send(Request("PUT", self.key(target), query, headers), source)
+        _require(answer, source)
+        return Part(number, self._read(documents.parse_copied, answer, source))
+
+    async def complete_multipart(
+        self, path: str, upload_id: str, parts: Sequence[Part], size: int
+    ) -> None:
+        """Make the object of its parts.
+
+        Args:
+            path: Where.
+            upload_id: Of the multipart upload.
+            parts: In order.
+            size: What they come to, in bytes.
+
+        Raises:
+            PathNotFound: The multipart upload was aborted.
+        """
+        body = documents.render_parts(parts)
+        request = Request(
+            "POST",
+            self.key(path),
+            {"uploadId": upload_id},
+            {"content-type": "application/xml"},
+            (body,),
+            hashlib.sha256(body).hexdigest(),
+        )
+        answer, attempts = await self._send(request, path, size)
+        if answer.status == 404 and attempts > 1:
+            _refuse_bucket(answer, path)
+            # It may have been completed, and the answer was lost.
+            if (await self.head(path)).size == size:
+                return
+        _require(answer, path)
+        self._read(documents.parse_completed, answer, path)
+
+    async def abort_multipart(self, path: str, upload_id: str) -> None:
+        """Drop a multipart upload with its parts; one that is over does not matter."""
+        request = Request("DELETE", self.key(path), {"uploadId": upload_id})
+        answer, _ = await self._send(request, path)
+        if answer.status != 404:
+            _require(answer, path)
+
+    async def url(self, path: str, method: str, seconds: int) -> str:
+        """Return a URL by which anybody may read the object for a while."""
+        query = {"response-content-type": _OCTET_STREAM}
+        return await self.transport.presign(Request(method, self.key(path), query), seconds)
+
+    def _source(self, path: str) -> str:
+        return f"/{self._bucket}/{self.key(path)}"
+
+    async def _etag_if(self, path: str, body: Sequence[bytes]) -> str | None:
+        """Return the ETag of an object if its content is this."""
+        try:
+            info, content = await self.get(path)
+        except PathNotFound:
+            return None
+        return info.etag if content == b"".join(body) else None
+
+    def _read(self, parse: Callable[[bytes], T], answer: Answer, path: str) -> T:
+        try:
+            return parse(answer.body)
+        except Unreadable as error:
+            raise Truncated(f"not what was asked for: {error}", driver=NAME, path=path) from error
+
+    async def _send(self, request: Request, path: str, size: int = 0) -> tuple[Answer, int]:
+        """Send until there is an answer that will stay the same; return it and the tries.
+
+        Args:
+            request: What to send.
+            path: What errors are about.
+            size: How many bytes travel.
+        """
+        seconds = DEADLINE_SECONDS + size / _SLOWEST_BYTES
+
+        async def attempt() -> Answer:
+            answer = await self.transport.send(request)
+            if answer.status == 200 and b"<Error>" in answer.body[:512] and request.method != "GET":
+                # Some operations begin their answer before they know how they end.
+                return Answer(500, answer.headers, answer.body)
+            return answer
+
+        return await self._persist(attempt, path, seconds)
+
+    async def _persist(
+        self, attempt: Callable[[], Awaitable[T]], path: str, seconds: float
+    ) -> tuple[T, int]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        doubted = False
+        for count in range(1, ATTEMPTS + 1):
+            trouble: DriverError
+            pause = random.uniform(0, min(_PAUSES[0] * 4**count, _PAUSES[1]))  # noqa: S311
+            try:
+                async with asyncio.timeout_at(deadline):
+                    answer = await attempt()
+            except TROUBLE as error:
+                trouble = failure(error, path)
+                trouble.__cause__ = error
+                if isinstance(trouble, Untrusted):
+                    raise trouble from error
+            else:
+                if not isinstance(answer, Answer) or answer.status < 300:
+                    return answer, count
+                code, message = documents.parse_error(answer.body)
+                if not doubted and (code in CREDENTIAL_CODES or answer.status == 403):
+                    # Keys may have been changed just now. And MinIO refuses to write to a folder
+                    # that is being deleted at this moment.
+                    doubted = True
+                    self._credentials.doubt()
+                    await asyncio.sleep(_PAUSES[0])
+                    continue
+                if not is_passing(answer.status, code):
+                    return answer, count
+                trouble = refusal(answer.status, code, message, path)
+                asked = answer.headers.get("retry-after", "")
+                if asked.isdigit():
+                    pause = max(pause, min(int(asked), _PAUSES[1]))
+            if count == ATTEMPTS or loop.time() + pause >= deadline:
+                raise trouble
+            await asyncio.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _require(answer: Answer, path: str) -> None:
+    """Turn what is no success into an error.
+
+    Raises:
+        DriverError: It was refused.
+        PathNotFound: There is nothing.
+    """
+    if answer.status < 300:
+        return
+    if answer.status == 404:
+        _refuse_bucket(answer, path)
+        raise PathNotFound(driver=NAME, path=path)
+    raise _unforeseen(answer, path)
+
+
+def _refuse_bucket(answer: Answer, path: str) -> None:
+    code, message = documents.parse_error(answer.body)
+    if code == "NoSuchBucket":
+        raise refusal(answer.status, code, message, path)
+
+
+def _unforeseen(answer: Answer, path: str) -> DriverError:
+    return refusal(answer.status, *documents.parse_error(answer.body), path)
+
+
+def _sha256(body: Sequence[bytes]) -> str:
+    if not body:
+        return EMPTY_SHA256
+    hasher = hashlib.sha256()
+    for piece in body:
+        hasher.update(piece)
+    return hasher.hexdigest()

@@ -1,0 +1,170 @@
+"""Who we are to the S3 server: keys that are given, in files, or found as AWS programs find them.
+
+Files are read again when they change, so that a mounted secret can be rotated without a restart.
+Everything else (environment, web identity, an instance's role) is botocore's own chain, which
+renews what expires.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import botocore.exceptions
+from aiobotocore.session import AioSession
+from typing_extensions import override
+
+from alauda_registry.storage.drivers.s3.errors import Refused
+from alauda_registry.storage.drivers.s3.signing import Keys
+
+_LOOK_SECONDS = 5.0
+_ADVICE = (
+    "there are no credentials: set storage.s3.accesskey and storage.s3.secretkey, or give this "
+    "process a credentials file or a role"
+)
+
+
+class Credentials(Protocol):
+    """Gives the keys to sign the next request with."""
+
+    async def keys(self) -> Keys:
+        """Return them.
+
+        Raises:
+            Refused: There are none.
+        """
+        ...
+
+    def doubt(self) -> None:
+        """Have them looked for again, since they were refused."""
+        ...
+
+
+class GivenKeys(Credentials):
+    """Keys that stay as they are."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    @override
+    async def keys(self) -> Keys:
+        return self._keys
+
+    @override
+    def doubt(self) -> None:
+        return
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Tells when files have changed, by looking now and then."""
+
+    files: tuple[Path, ...]
+    clock: Callable[[], float]
+    seen: tuple[tuple[int, int, int], ...] = ()
+    looked_at: float = field(default=float("-inf"))
+
+    def is_changed(self) -> bool:
+        now = self.clock()
+        if now - self.looked_at < _LOOK_SECONDS:
+            return False
+        self.looked_at = now
+        found = tuple(_identity(path) for path in self.files)
+        changed, self.seen = found != self.seen, found
+        return changed
+
+    def forget(self) -> None:
+        self.looked_at, self.seen = float("-inf"), ()
+
+
+class KeyFiles(Credentials):
+    """Keys in files of their own, as Kubernetes mounts the keys of a Secret.
+
+    Args:
+        access: The file with the access key.
+        secret: The file with the secret key.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(
+        self, access: Path, secret: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._access = access
+        self._secret = secret
+        self._watch = _Watch((access, secret), clock)
+        self._keys: Keys | None = None
+
+    @override
+    async def keys(self) -> Keys:
+        if self._watch.is_changed() or self._keys is None:
+            try:
+                access, secret = self._access.read_text(), self._secret.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                if self._keys is None:
+                    what = f"a file with credentials can't be read: {error}"
+                    raise Refused(what, path="/", code="NO_CREDENTIALS", advice=_ADVICE) from error
+            else:
+                self._keys = Keys(access.strip(), secret.strip())
+        return self._keys
+
+    @override
+    def doubt(self) -> None:
+        self._watch.forget()
+
+
+class FoundKeys(Credentials):
+    """Whatever botocore's chain of providers gives.
+
+    Args:
+        shared_file: A file of the form of ``~/.aws/credentials`` that is looked into; None for
+            the one that ``AWS_SHARED_CREDENTIALS_FILE`` names, or the usual one.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(
+        self, shared_file: Path | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        usual = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+        self._shared_file = shared_file
+        self._watch = _Watch((shared_file or Path(usual).expanduser(),), clock)
+        self._found: Any = None
+        self._finding = asyncio.Lock()
+
+    @override
+    async def keys(self) -> Keys:
+        try:
+            if self._watch.is_changed() or self._found is None:
+                async with self._finding:
+                    self._found = await self._find() or self._found
+            if self._found is None:
+                raise Refused("no credentials", path="/", code="NO_CREDENTIALS", advice=_ADVICE)
+            frozen = await self._found.get_frozen_credentials()
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            what = f"no credentials: {error}"[:256]
+            raise Refused(what, path="/", code="NO_CREDENTIALS", advice=_ADVICE) from error
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token)
+
+    @override
+    def doubt(self) -> None:
+        self._found = None
+        self._watch.forget()
+
+    async def _find(self) -> Any:
+        session = AioSession()
+        if self._shared_file is not None:
+            session.set_config_variable("credentials_file", str(self._shared_file))
+        with contextlib.suppress(botocore.exceptions.PartialCredentialsError):
+            return await session.get_credentials()
+        return None
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_mtime_ns, status.st_size)

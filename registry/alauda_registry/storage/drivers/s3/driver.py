@@ -1,0 +1,341 @@
+"""Keeps files as objects of a bucket, with the keys that distribution's S3 driver gives them.
+
+An object is written whole or not at all, is there for every reader once the server has answered,
+and survives. What a bucket has not, such as files that grow and locks, is built on conditional
+writes in :mod:`.files` and :mod:`.locks`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from typing_extensions import override
+
+from alauda_registry.storage.driver import (
+    Busy,
+    Capacity,
+    Ensure,
+    FileInfo,
+    FileReader,
+    FileWriter,
+    InvalidPath,
+    Move,
+    ObjectStore,
+    ObjectWriter,
+    PathNotFound,
+    Snapshot,
+    Stage,
+    Step,
+    StorageDriver,
+    Write,
+    flatten,
+    is_component,
+    is_path,
+    require_valid,
+)
+from alauda_registry.storage.drivers.s3.appending import Appender, claim
+from alauda_registry.storage.drivers.s3.client import Conflict, S3Client
+from alauda_registry.storage.drivers.s3.direct import DirectWriter
+from alauda_registry.storage.drivers.s3.documents import Entry
+from alauda_registry.storage.drivers.s3.errors import NAME
+from alauda_registry.storage.drivers.s3.files import (
+    PIECE_MARK,
+    Composition,
+    FileSnapshot,
+    load,
+    read_span,
+)
+from alauda_registry.storage.drivers.s3.locks import Locks
+from alauda_registry.storage.drivers.s3.parts import MIB, Budget
+from alauda_registry.storage.drivers.s3.reading import ObjectReader, PiecesReader, SharedReads
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PROBE = "/_driver/probe"
+_WRITES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """How the driver uses the bucket.
+
+    Attributes:
+        redirect: Whether clients are sent to the bucket for blobs.
+        redirect_seconds: How long they may use a URL.
+        part_size: Of the first parts of an upload, in bytes; later ones are larger.
+        parts_at_once: How many parts of one upload may be on their way.
+        copies_at_once: How many parts are copied at once when an upload ends.
+        memory: What the parts of all uploads together may take, in bytes.
+    """
+
+    redirect: bool = True
+    redirect_seconds: int = 20 * 60
+    part_size: int = 8 * MIB
+    parts_at_once: int = 4
+    copies_at_once: int = 16
+    memory: int = 64 * MIB
+
+
+class S3Driver(StorageDriver, ObjectStore):
+    """Keeps files in a bucket.
+
+    Args:
+        client: The bucket.
+        options: How it is used.
+    """
+
+    def __init__(self, client: S3Client, options: S3Options | None = None) -> None:
+        self._client = client
+        self._options = options or S3Options()
+        self._budget = Budget(self._options.memory)
+        self._reads = SharedReads(self._read)
+        self._locks = Locks(client)
+        self._is_tried = False
+
+    @property
+    @override
+    def name(self) -> str:
+        return NAME
+
+    @property
+    @override
+    def objects(self) -> ObjectStore:
+        return self
+
+    @override
+    async def stat(self, path: str) -> FileInfo:
+        require_valid(path, driver=NAME)
+        info = await self._client.head(path)
+        size = info.size if info.pieces_size is None else info.pieces_size
+        return FileInfo(path, size, info.modified_at)
+
+    @override
+    async def read(self, path: str) -> bytes:
+        require_valid(path, driver=NAME)
+        return await self._reads.read(path)
+
+    async def _read(self, path: str) -> bytes:
+        info, content = await self._client.get(path)
+        if info.pieces_size is None:
+            return content
+        composition = Composition.load(info, content, path)
+        return await read_span(self._client, path, composition.pieces, 0, composition.size)
+
+    @override
+    async def open(self, path: str) -> FileReader:
+        require_valid(path, driver=NAME)
+        info, answer = await self._client.open(path)
+        if info.pieces_size is None:
+            return ObjectReader(self._client, path, info, answer)
+        answer.close()
+        return PiecesReader(self._client, path, await load(self._client, path))
+
+    @override
+    async def publish(self, *stages: Stage) -> None:
+        for step in flatten(stages):
+            for path in (step.source, step.target) if isinstance(step, Move) else (step.path,):
+                require_valid(path, driver=NAME)
+        moved = [step.source for step in flatten(stages) if isinstance(step, Move)]
+        found = await _all(load(self._client, path) for path in moved)
+        sources = dict(zip(moved, found, strict=True))
+        for stage in stages:
+            steps = stage if isinstance(stage, tuple) else (stage,)
+            await _all(self._carry_out(step, sources) for step in steps)
+
+    async def _carry_out(self, step: Step, sources: Mapping[str, Composition]) -> None:
+        match step:
+            case Write(path=path, content=content):
+                await self._client.put(path, (content,))
+            case Move(source=source, target=target) if source != target:
+                snapshot = self._snapshot(source, sources[source])
+                await snapshot.copy(target)
+                await snapshot.delete()
+            case Ensure(path=path):
+                await self._client.head(path)
+            case _:
+                pass
+
+    @override
+    async def append(self, path: str, *, create: bool, wait: float) -> FileWriter:
+        require_valid(path, driver=NAME)
+        return Appender(
+            self._client,
+            path,
+            await claim(self._client, path, create=create, wait=wait),
+            self._budget,
+            part_size=self._options.part_size,
+            parts_at_once=self._options.parts_at_once,
+        )
+
+    @override
+    async def delete(self, path: str, *, durable: bool = True) -> None:
+        require_valid(path, driver=NAME)
+        doomed = [entry.key async for entry in self._entries(f"{path}/")]
+        if not doomed:
+            # A file, with what it may be made of.
+            page = await self._client.list_page(path, maximum=1)
+            if page.entries and page.entries[0].key == self._client.key(path):
+                doomed = [page.entries[0].key]
+                doomed += [entry.key async for entry in self._entries(f"{path}{PIECE_MARK}")]
+        if not doomed:
+            raise PathNotFound(driver=NAME, path=path)
+        await self._client.delete(*map(self._client.path, doomed))
+
+    @override
+    async def names(self, path: str) -> list[str]:
+        require_valid(path, driver=NAME)
+        beginning = f"{path}/"
+        length = len(self._client.key(beginning))
+        found: set[str] = set()
+        token: str | None = None
+        while True:
+            page = await self._client.list_page(beginning, delimiter="/", token=token)
+            found.update(entry.key[length:] for entry in page.entries)
+            found.update(prefix[length:-1] for prefix in page.prefixes)
+            token = page.next
+            if token is None:
+                break
+        if not found:
+            raise PathNotFound(driver=NAME, path=path)
+        return sorted(filter(is_component, found))
+
+    @override
+    async def walk(self, path: str, *, start_after: str = "") -> AsyncGenerator[FileInfo, None]:
+        require_valid(path, driver=NAME)
+        async for entry in self._entries(f"{path}/", start_after):
+            found = self._client.path(entry.key)
+            if is_path(found):
+                yield FileInfo(found, entry.size, entry.modified_at)
+
+    @override
+    def lock(self, name: str, *, exclusive: bool, wait: float) -> AbstractAsyncContextManager[None]:
+        if not is_component(name):
+            raise InvalidPath(driver=NAME, path=name)
+        return self._locks.hold(name, exclusive=exclusive, wait=wait)
+
+    @override
+    async def fingerprint(self, path: str) -> str | None:
+        """Return None: a bucket does not say when a folder changed."""
+        await self.names(path)
+        return None
+
+    @override
+    async def check(self, *, write: bool) -> None:
+        await self._client.list_page("/", maximum=1)
+        if not write:
+            return
+        await self._client.put(_PROBE, (datetime.now(UTC).isoformat().encode(),))
+        if not self._is_tried:
+            self._is_tried = True
+            try:
+                await self._client.put(_PROBE, (b"",), instead_of="")
+            except Conflict:
+                return
+            logger.warning(
+                "the S3 server ignores conditions (If-None-Match) of writes: run one replica with "
+                "one worker only, or an upload that two of them write to at once fails"
+            )
+
+    @override
+    async def capacity(self) -> Capacity | None:
+        return None
+
+    @override
+    async def aclose(self) -> None:
+        await self._client.transport.aclose()
+
+    @override
+    async def create(self, path: str) -> ObjectWriter:
+        require_valid(path, driver=NAME)
+        return DirectWriter(
+            self._client,
+            path,
+            self._budget,
+            part_size=self._options.part_size,
+            parts_at_once=self._options.parts_at_once,
+        )
+
+    @override
+    async def snapshot(self, path: str) -> Snapshot:
+        require_valid(path, driver=NAME)
+        composition = await load(self._client, path)
+        if composition.is_claimed:
+            raise Busy(driver=NAME, path=path)
+        return self._snapshot(path, composition)
+
+    @override
+    async def page(self, path: str, *, start_after: str = "") -> tuple[list[FileInfo], bool]:
+        require_valid(path, driver=NAME)
+        listing = await self._client.list_page(f"{path}/", start_after=start_after)
+        found = [
+            FileInfo(self._client.path(entry.key), entry.size, entry.modified_at)
+            for entry in listing.entries
+        ]
+        return found, listing.next is not None
+
+    @override
+    async def url(self, path: str, method: str) -> str | None:
+        require_valid(path, driver=NAME)
+        if not self._options.redirect:
+            return None
+        return await self._client.url(path, method, self._options.redirect_seconds)
+
+    @override
+    async def settled(self, name: str, *, wait: float) -> str:
+        return await self._locks.settled(name, wait=wait)
+
+    @override
+    async def drop_unfinished(self, path: str, maximum_age: timedelta) -> int:
+        require_valid(path, driver=NAME)
+        horizon = datetime.now(UTC) - maximum_age
+        uploads = await self._client.uploads(f"{path}/")
+        doomed = [upload for upload in uploads if upload.initiated_at < horizon]
+        for upload in doomed:
+            await self._client.abort_multipart(self._client.path(upload.key), upload.id)
+        return len(doomed)
+
+    def _snapshot(self, path: str, composition: Composition) -> FileSnapshot:
+        return FileSnapshot(self._client, path, composition, self._options.copies_at_once)
+
+    async def _entries(self, beginning: str, start_after: str = "") -> AsyncGenerator[Entry, None]:
+        """Yield all objects whose path begins so, page by page."""
+        if start_after and not start_after.startswith(beginning):
+            # No server needs to be told to begin where the prefix does, and some can't be.
+            if start_after > beginning:
+                return
+            start_after = ""
+        token: str | None = None
+        while True:
+            page = await self._client.list_page(
+                beginning, start_after=start_after if token is None else "", token=token
+            )
+            for entry in page.entries:
+                yield entry
+            token = page.next
+            if token is None:
+                return
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do some things at once, as many as make sense; the first error ends the rest."""
+    limit = asyncio.Semaphore(_WRITES_AT_ONCE)
+
+    async def limited(work: Coroutine[Any, Any, T]) -> T:
+        async with limit:
+            return await work
+
+    works = list(works)
+    if len(works) == 1:
+        return [await works[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(limited(work)) for work in works]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in tasks]

@@ -1,0 +1,165 @@
+"""Reads objects: small ones once for all who ask together, large ones as they come."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from typing_extensions import override
+
+from alauda_registry.storage.driver import FileReader
+from alauda_registry.storage.drivers.s3.client import TROUBLE, Conflict, ObjectInfo, S3Client
+from alauda_registry.storage.drivers.s3.errors import NAME, Truncated, failure
+from alauda_registry.storage.drivers.s3.files import Composition, read_span
+from alauda_registry.storage.drivers.s3.transport import OpenAnswer
+
+_CHUNK = 1024 * 1024
+_RESUMPTIONS = 3
+"""How often a body that was cut off without a byte in between is asked for again."""
+
+
+class SharedReads:
+    """Lets those who want the same file at the same time share a request for it.
+
+    Who asks while a request is under way must not get its answer, which may be older than the
+    question. So all who come meanwhile share the next one.
+
+    Args:
+        fetch: Reads a file.
+    """
+
+    def __init__(self, fetch: Callable[[str], Awaitable[bytes]]) -> None:
+        self._fetch = fetch
+        self._under_way: dict[str, asyncio.Task[bytes]] = {}
+        self._next: dict[str, asyncio.Task[bytes]] = {}
+
+    async def read(self, path: str) -> bytes:
+        """Return the content of a file."""
+        flight = self._next.get(path)
+        if flight is None:
+            before = self._under_way.get(path)
+            flight = asyncio.ensure_future(self._fly(path, before))
+            (self._under_way if before is None else self._next)[path] = flight
+            # Everybody who wanted it may have gone.
+            flight.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(flight)
+
+    async def _fly(self, path: str, before: asyncio.Task[bytes] | None) -> bytes:
+        if before is not None:
+            await asyncio.wait([before])
+            self._under_way[path] = self._next.pop(path)
+        try:
+            return await self._fetch(path)
+        finally:
+            if path not in self._next:
+                del self._under_way[path]
+
+
+class ObjectReader(FileReader):
+    """An object that is being read.
+
+    Args:
+        client: The bucket.
+        path: The file.
+        info: What the answer said of it.
+        answer: Its content, under way.
+    """
+
+    def __init__(self, client: S3Client, path: str, info: ObjectInfo, answer: OpenAnswer) -> None:
+        self._client = client
+        self._path = path
+        self._info = info
+        self._first: OpenAnswer | None = answer
+        self._open: set[OpenAnswer] = {answer}
+
+    @property
+    @override
+    def size(self) -> int:
+        return self._info.size
+
+    @override
+    def fileno(self) -> int | None:
+        return None
+
+    @override
+    async def stream(
+        self, offset: int = 0, length: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        end = self.size if length is None else min(self.size, offset + length)
+        answer = self._first if (offset, end) == (0, self.size) else None
+        if answer is not None:
+            self._first = None
+        failures = 0
+        while offset < end:
+            try:
+                if answer is None:
+                    answer = await self._ask(offset, end - offset)
+                async with aclosing(answer.chunks()) as chunks:
+                    async for chunk in chunks:
+                        failures = 0
+                        offset += len(chunk)
+                        yield chunk
+                if offset < end:
+                    raise Truncated("the body ends early", driver=NAME, path=self._path)
+            except (*TROUBLE, Truncated) as error:
+                failures += 1
+                if failures > _RESUMPTIONS:
+                    raise failure(error, self._path) from error
+            finally:
+                if answer is not None:
+                    self._open.discard(answer)
+                    answer.close()
+                    answer = None
+
+    @override
+    def close(self) -> None:
+        self._first = None
+        while self._open:
+            self._open.pop().close()
+
+    async def _ask(self, offset: int, length: int) -> OpenAnswer:
+        if self._first is not None:
+            # Another part is wanted than the whole that is on its way.
+            self._open.discard(self._first)
+            self._first.close()
+            self._first = None
+        try:
+            info, answer = await self._client.open(self._path, offset, length, self._info.etag)
+        except Conflict as conflict:
+            raise Truncated("replaced meanwhile", driver=NAME, path=self._path) from conflict
+        self._open.add(answer)
+        if info.size != self.size:
+            raise Truncated("of another size now", driver=NAME, path=self._path)
+        return answer
+
+
+class PiecesReader(FileReader):
+    """A file in pieces that is being read."""
+
+    def __init__(self, client: S3Client, path: str, composition: Composition) -> None:
+        self._client = client
+        self._path = path
+        self._composition = composition
+
+    @property
+    @override
+    def size(self) -> int:
+        return self._composition.size
+
+    @override
+    def fileno(self) -> int | None:
+        return None
+
+    @override
+    async def stream(
+        self, offset: int = 0, length: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        end = self.size if length is None else min(self.size, offset + length)
+        pieces = self._composition.pieces
+        while offset < end:
+            span = min(_CHUNK, end - offset)
+            yield await read_span(self._client, self._path, pieces, offset, span)
+            offset += span
+
+    @override
+    def close(self) -> None:
+        return
