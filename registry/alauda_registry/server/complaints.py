@@ -30,10 +30,13 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
+_SECRET = frozenset({"secret", "accesskey", "secretkey", "sessiontoken"})
+
+
 def explain(error: ErrorDetails) -> str:
     """Return what is wrong, and with which value unless it is a secret or long."""
     words = _WORDS.get(error["type"])
     message = words(error.get("ctx", {})) if words else error["msg"]
     given = error["input"]
-    is_shown = isinstance(given, str | list) and "secret" not in error["loc"]
+    is_shown = isinstance(given, str | list) and not _SECRET.intersection(map(str, error["loc"]))
     return f"{message} (it is {given!r})" if is_shown else message

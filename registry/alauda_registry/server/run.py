@@ -32,12 +32,17 @@ def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
         logger.warning("%s", warning)
     check(settings)
     prepare_root(settings.storage)
+    if settings.storage.s3 is not None:
+        # botocore takes a while to import, and memory.
+        from alauda_registry.server.buckets import check_bucket
+
+        check_bucket(settings, settings.storage.s3)
     prepare_authentication(settings)
     warn_of_caches(settings.storage)
     allow_many_open_files()
     with bind_socket(settings.http.addr) as sock:
         scheme = "https" if settings.http.tls.certificate else "http"
-        where = settings.storage.root or "memory"
+        where = settings.storage.where
         location = f"{scheme}://{describe_address(sock)} from {where}"
         if settings.workers > 1:
             _warn_small_limits(settings)

@@ -19,9 +19,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -32,20 +30,21 @@ from pydantic import (
 from alauda_registry.auth.keys import Algorithm as NewKeyAlgorithm
 from alauda_registry.auth.trusted_tokens import ASYMMETRIC, SYMMETRIC
 from alauda_registry.server.addresses import split_address
+from alauda_registry.server.bucket_settings import S3
 from alauda_registry.server.durations import format_duration, parse_duration
-from alauda_registry.server.sizes import Amount, parse_amount, parse_size
+from alauda_registry.server.sections import Section, Size
+from alauda_registry.server.sizes import Amount, parse_amount
 
 Duration = Annotated[
     timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)
 ]
 SomeTime = Annotated[Duration, Field(gt=timedelta(0))]
 Count = Annotated[int, Field(ge=0)]
-Size = Annotated[Amount, PlainValidator(parse_size), PlainSerializer(str, return_type=str)]
 Reserve = Annotated[Amount, PlainValidator(parse_amount), PlainSerializer(str, return_type=str)]
 Prefix = Annotated[str, AfterValidator(lambda text: f"/{text.strip('/')}/".replace("//", "/"))]
 
 
-DRIVERS = ("filesystem", "pvc", "inmemory")
+DRIVERS = ("filesystem", "pvc", "s3", "inmemory")
 """The keys of `storage` that choose where bytes are kept."""
 
 MODES = ("none", "htpasswd", "token", "kubernetes")
@@ -54,18 +53,6 @@ MODES = ("none", "htpasswd", "token", "kubernetes")
 
 class CannotStart(Exception):
     """The process cannot serve as it was asked to; the message says why and what to do."""
-
-
-class Section(BaseModel):
-    """One mapping of the configuration."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        coerce_numbers_to_str=True,
-        alias_generator=lambda name: name.replace("_", ""),
-        use_attribute_docstrings=True,
-    )
 
 
 class Level(StrEnum):
@@ -244,6 +231,14 @@ class InMemory(Section):
     """`storage.inmemory`: gone when the process ends; one worker only."""
 
 
+class Redirect(Section):
+    """`storage.redirect`: whether clients fetch blobs from the bucket themselves."""
+
+    disable: bool = False
+    """Pass the bytes through, for clients that can't reach the S3 server. No other storage
+    redirects."""
+
+
 class Delete(Section):
     """`storage.delete`."""
 
@@ -286,7 +281,9 @@ class Storage(Section):
 
     filesystem: Filesystem | None = None
     pvc: PVC | None = None
+    s3: S3 | None = None
     in_memory: InMemory | None = None
+    redirect: Redirect = Redirect()
     delete: Delete = Delete()
     maintenance: Maintenance = Maintenance()
 
@@ -305,7 +302,7 @@ class Storage(Section):
 
     @property
     def _chosen(self) -> list[str]:
-        drivers = (self.filesystem, self.pvc, self.in_memory)
+        drivers = (self.filesystem, self.pvc, self.s3, self.in_memory)
         return [name for name, driver in zip(DRIVERS, drivers, strict=True) if driver is not None]
 
     @property
@@ -315,9 +312,14 @@ class Storage(Section):
 
     @property
     def root(self) -> str | None:
-        """The folder that holds everything; None when bytes are kept in memory."""
+        """The folder that holds everything; None when bytes are kept elsewhere."""
         folder = self.filesystem or self.pvc
         return folder.root_directory if folder else None
+
+    @property
+    def where(self) -> str:
+        """Where the bytes are kept, in words."""
+        return self.root or (self.s3.where if self.s3 else "memory")
 
 
 class TLS(Section):

@@ -22,7 +22,8 @@ from pydantic_core import ErrorDetails
 
 from alauda_registry.server.complaints import explain
 from alauda_registry.server.documents import NotYAML, parse_yaml
-from alauda_registry.server.settings import DRIVERS, MODES, CannotStart, Section, Settings
+from alauda_registry.server.sections import Section
+from alauda_registry.server.settings import DRIVERS, MODES, CannotStart, Settings
 from alauda_registry.server.unsupported import (
     DRIVER_UNSUPPORTED,
     MODE_UNSUPPORTED,
@@ -43,6 +44,9 @@ _ALIASES: Mapping[Key, Key] = {
     ("http", "tls", "minversion"): ("http", "tls", "minimumtls"),
 }
 _ROOT = ("storage", "filesystem", "rootdirectory")
+_S3_ALIAS = ("storage", "s3aws")
+"""distribution's other name for its S3 driver."""
+
 _OPENSHIFT_VARIABLES = {
     "OPENSHIFT_REGISTRY_HTTP_TLS_CIPHERSUITES": "REGISTRY_HTTP_TLS_CIPHERSUITES"
 }
@@ -149,6 +153,8 @@ class _Reader:
     def put(self, key: Key, value: object, origin: str) -> None:
         """Set one key, or a mapping of keys below it."""
         key = tuple(part.lower() for part in key)
+        if key[:2] == _S3_ALIAS:
+            key = ("storage", "s3", *key[2:])
         key = _ALIASES.get(key, key)
         if key in (("storage",), ("auth",)) and isinstance(value, str):
             value = {value: None}

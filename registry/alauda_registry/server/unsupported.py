@@ -36,7 +36,7 @@ def _warn(why: str) -> Unsupported:
 
 _QUIET = Unsupported(Severity.QUIET)
 DRIVER_UNSUPPORTED = _fatal(
-    "this storage driver is not supported yet; use storage.filesystem or storage.pvc"
+    "this storage driver is not supported yet; use storage.filesystem, storage.pvc or storage.s3"
 )
 MODE_UNSUPPORTED = _fatal(
     "it lets in whoever sends any credentials; use auth.htpasswd, auth.token or auth.none"
@@ -84,9 +84,12 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
     "storage.gcs": DRIVER_UNSUPPORTED,
     "storage.maintenance.uploadpurging.dryrun": _fatal("set uploadpurging.enabled to false"),
     "storage.oss": DRIVER_UNSUPPORTED,
-    "storage.redirect": _QUIET,
-    "storage.s3": DRIVER_UNSUPPORTED,
-    "storage.s3aws": DRIVER_UNSUPPORTED,
+    "storage.s3.loglevel": _QUIET,
+    "storage.s3.multipartcopychunksize": _QUIET,
+    "storage.s3.multipartcopythresholdsize": _QUIET,
+    "storage.s3.usefipsendpoint": _fatal(
+        "give the FIPS endpoint of the region in storage.s3.regionendpoint instead"
+    ),
     "storage.swift": DRIVER_UNSUPPORTED,
     "storage.tag": _QUIET,
     "validation.disabled": _QUIET,

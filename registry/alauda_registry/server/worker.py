@@ -260,6 +260,11 @@ def open_driver(settings: Settings, volume: str | None = None) -> StorageDriver:
     """
     storage = settings.storage
     root = storage.root
+    if storage.s3 is not None:
+        # botocore takes a while to import, and memory.
+        from alauda_registry.server.buckets import open_bucket
+
+        return open_bucket(settings, storage.s3)
     try:
         if root is None:
             return InMemoryDriver()

@@ -261,7 +261,7 @@ def test_an_unknown_variable_is_named_in_the_warning() -> None:
     [
         ("auth: {silly: {realm: r, service: s}}", "auth.silly"),
         ("auth: silly", "auth.silly"),
-        ("storage: {s3: {bucket: b}}", "storage.s3"),
+        ("storage: {s3: {bucket: images, usefipsendpoint: true}}", "storage.s3.usefips"),
         ("storage: gcs", "storage.gcs"),
         ("proxy: {remoteurl: https://registry.example}", "proxy"),
         ("http: {tls: {letsencrypt: {email: a@example}}}", "http.tls.letsencrypt"),

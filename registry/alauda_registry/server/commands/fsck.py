@@ -210,6 +210,11 @@ def _target(options: argparse.Namespace) -> _Target:
         if root is None and settings.storage.pvc is not None:
             check_claim(settings.storage.pvc)
         root = root or settings.storage.root
+        if root is None and settings.storage.s3 is not None:
+            raise CannotStart(
+                f"fsck checks folders, and not {settings.storage.where} yet: copy the bucket into "
+                "one (aws s3 sync, mc mirror) and say --root"
+            )
         if root is None:
             raise CannotStart(
                 "the configuration keeps nothing on a disk: there is nothing to check"
