@@ -88,15 +88,14 @@ class ShortCut:
         reference = wanted.reference
         try:
             if isinstance(reference, Tag):
-                digest = await repository.tags.target(reference)
+                digest, manifest = await repository.manifests.get_tagged(reference)
+            elif wanted.is_blob:
+                content = await repository.blobs.cached(reference)
+                if content is None:
+                    return None
+                return self._blob_headers(reference, len(content)), content
             else:
-                digest = reference
-            if wanted.is_blob:
-                content = await repository.blobs.cached(digest)
-                return (
-                    None if content is None else (self._blob_headers(digest, len(content)), content)
-                )
-            manifest = await repository.manifests.get(digest)
+                digest, manifest = reference, await repository.manifests.get(reference)
         except (RegistryError, DriverError):
             return None
         headers = self._manifest_headers(digest, manifest.media_type, len(manifest.content))

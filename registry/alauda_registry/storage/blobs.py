@@ -6,6 +6,7 @@ hold another digest than its name says: distribution stores what was pushed by s
 under its sha256 digest and links it there.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -102,6 +103,24 @@ class BlobStore:
         """
         return self._cache.get(await self._target(digest))
 
+    async def url(self, digest: Digest, method: str) -> str | None:
+        """Return where a client is to fetch a blob itself; None when it gets the bytes here.
+
+        Args:
+            digest: The blob. Whether its bytes are there is left to the client to find out.
+            method: GET or HEAD: the URL is good for that alone.
+
+        Raises:
+            BlobUnknown: The repository does not have it.
+        """
+        objects = self._driver.objects
+        if objects is None:
+            return None
+        target = await self._target(digest)
+        if self._cache.get(target) is not None:
+            return None
+        return await objects.url(paths.blob_data(target), method)
+
     async def open(self, digest: Digest) -> Blob:
         """Open a blob for reading.
 
@@ -149,7 +168,7 @@ class BlobStore:
     async def link_step(self, digest: Digest, target: Digest) -> Step:
         """Return the step that lets this repository serve a blob under a digest."""
         path = paths.blob_link(self._name, digest)
-        if await read_link(self._driver, path) == target:
+        if self._driver.objects is None and await read_link(self._driver, path) == target:
             return Ensure(path)
         return Write(path, str(target).encode())
 
@@ -165,6 +184,27 @@ class BlobStore:
                 await self._driver.delete(paths.blob_link(self._name, digest).removesuffix("/link"))
             except PathNotFound as missing:
                 raise BlobUnknown(digest=str(digest)) from missing
+
+    async def has(self, digest: Digest) -> bool:
+        """Tell whether the repository has a blob, asking for link and bytes at the same time."""
+        usual = self._driver.stat(paths.blob_data(digest))
+        target, found = await asyncio.gather(
+            read_link(self._driver, paths.blob_link(self._name, digest)),
+            usual,
+            return_exceptions=True,
+        )
+        for answer in (target, found):
+            if isinstance(answer, BaseException) and not isinstance(answer, PathNotFound):
+                raise answer
+        if not isinstance(target, Digest):
+            return False
+        if target == digest:
+            return not isinstance(found, PathNotFound)
+        try:
+            await self._driver.stat(paths.blob_data(target))
+        except PathNotFound:
+            return False
+        return True
 
     async def rely_on(self, digest: Digest) -> list[Step]:
         """Return the steps that make durable what a manifest is about to rely on.

@@ -66,14 +66,23 @@ class HashProgress:
         return json.dumps({"offset": self.offset, "boot": boot_id(), "digests": digests}).encode()
 
     @staticmethod
-    def load(content: bytes, *, offset: int, algorithm: Algorithm) -> Digest | None:
+    def load(
+        content: bytes, *, offset: int, algorithm: Algorithm, any_machine: bool = False
+    ) -> Digest | None:
         """Return a stored digest of the first ``offset`` bytes, or None when there is none.
 
-        One from before the machine was last started is not trusted.
+        Args:
+            content: What :meth:`dump` returned.
+            offset: How many bytes there are.
+            algorithm: Of the digest.
+            any_machine: Whether it may be another machine's, and from before this one was last
+                started: where the bytes can't be lost without it.
         """
         try:
             stored = json.loads(content)
-            if stored["offset"] != offset or not boot_id() or stored["boot"] != boot_id():
+            if stored["offset"] != offset:
+                return None
+            if not any_machine and (not boot_id() or stored["boot"] != boot_id()):
                 return None
             digests = [Digest.parse(text) for text in stored["digests"]]
         except (ValueError, KeyError, TypeError, RecursionError, DigestInvalid):

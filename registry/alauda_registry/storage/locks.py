@@ -4,6 +4,10 @@ A push checks that what its manifest refers to is there, and then publishes the 
 a deletion in between would leave the manifest dangling. So pushes of manifests hold the
 repository's lock shared and deletions hold it alone.
 
+In a bucket a lock costs requests, and pushes are many where deletions are few. So a push takes
+none: it looks whether there was a deletion while it wrote (:func:`deletions`), and then writes its
+links again. Whichever was first, the push counts as the later one, and nothing it wrote is lost.
+
 Pushes overlap, so a deletion might wait for ever for a moment without any. It therefore
 first closes a gate, which every push passes through: those under way finish, the next wait.
 """
@@ -12,7 +16,7 @@ import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from alauda_registry.storage.driver import StorageDriver
+from alauda_registry.storage.driver import ObjectStore, StorageDriver
 
 WAIT_SECONDS = 30.0
 
@@ -24,6 +28,9 @@ async def pushing(driver: StorageDriver, name: str) -> AsyncGenerator[None, None
     Raises:
         Busy: A deletion took too long.
     """
+    if driver.objects is not None:
+        yield
+        return
     gate, repository = _names(name)
     async with AsyncExitStack() as held:
         async with driver.lock(gate, exclusive=False, wait=WAIT_SECONDS):
@@ -41,11 +48,24 @@ async def deleting(driver: StorageDriver, name: str) -> AsyncGenerator[None, Non
         Busy: The pushes under way took too long.
     """
     gate, repository = _names(name)
+    if driver.objects is not None:
+        async with driver.lock(gate, exclusive=True, wait=WAIT_SECONDS):
+            yield
+        return
     async with (
         driver.lock(gate, exclusive=True, wait=WAIT_SECONDS),
         driver.lock(repository, exclusive=True, wait=WAIT_SECONDS),
     ):
         yield
+
+
+async def deletions(objects: ObjectStore, name: str) -> str:
+    """Return a token that differs whenever something was deleted from a repository in between.
+
+    Raises:
+        Busy: A deletion under way took too long.
+    """
+    return await objects.settled(_names(name)[0], wait=WAIT_SECONDS)
 
 
 def _names(name: str) -> tuple[str, str]:

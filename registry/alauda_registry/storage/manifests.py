@@ -21,9 +21,17 @@ from alauda_registry.oci.reference import RepositoryName, Tag
 from alauda_registry.storage import locks, paths
 from alauda_registry.storage.blobs import BlobStore
 from alauda_registry.storage.content import ContentCache, is_intact, logger, read_link
-from alauda_registry.storage.driver import Ensure, PathNotFound, Step, StorageDriver, Write
+from alauda_registry.storage.driver import (
+    Ensure,
+    ObjectStore,
+    PathNotFound,
+    Step,
+    StorageDriver,
+    Write,
+)
 from alauda_registry.storage.referrers import ReferrerStore
 from alauda_registry.storage.tags import TagStore
+from alauda_registry.storage.together import together
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class StoredManifest:
 ManifestCache = ContentCache[StoredManifest]
 
 _BLOBS_BETWEEN_BREAKS = 64
+_GUESSES_KEPT = 1024
 
 
 class ManifestStore:
@@ -64,6 +73,7 @@ class ManifestStore:
         self._tags = tags
         self._referrers = referrers
         self._allow_sparse = allow_sparse
+        self._guesses: dict[Tag, Digest] = {}
 
     async def get(self, digest: Digest) -> StoredManifest:
         """Return a manifest.
@@ -82,6 +92,32 @@ class ManifestStore:
             self._cache.put(target, stored)
         return stored
 
+    async def get_tagged(self, tag: Tag) -> tuple[Digest, StoredManifest]:
+        """Return the manifest that a tag points to, and its digest.
+
+        Raises:
+            ManifestUnknown: There is no such tag, or its manifest is gone or corrupt.
+        """
+        if self._driver.objects is None:
+            digest = await self._tags.target(tag)
+            return digest, await self.get(digest)
+        # What it pointed to the last time is read along with it: that is right nearly always.
+        guess = self._guesses.get(tag)
+        if guess is None or (stored := self._cache.get(guess)) is None:
+            digest = await self._tags.target(tag)
+            stored = await self.get(digest)
+        else:
+            link = paths.revision_link(self._name, guess)
+            digest, target = await asyncio.gather(
+                self._tags.target(tag), read_link(self._driver, link)
+            )
+            if (digest, target) != (guess, guess):
+                stored = await self.get(digest)
+        if len(self._guesses) >= _GUESSES_KEPT:
+            self._guesses.clear()
+        self._guesses[tag] = digest
+        return digest, stored
+
     async def put(self, manifest: Manifest, digest: Digest, tags: Sequence[Tag] = ()) -> None:
         """Publish a manifest under its digest, and let the tags point to it.
 
@@ -94,6 +130,9 @@ class ManifestStore:
             Busy: A deletion in this repository took too long.
             ManifestBlobUnknown: It refers to configs or layers that are not here.
         """
+        if self._driver.objects is not None:
+            await self._put_into(self._driver.objects, manifest, digest, tags)
+            return
         async with locks.pushing(self._driver, self._name):
             content = (
                 *await self._blob_steps(manifest),
@@ -110,6 +149,36 @@ class ManifestStore:
                 # A blob was collected between the check and the push: the check says which.
                 await self._blob_steps(manifest)
                 raise
+        self._remember(manifest, digest)
+
+    async def _put_into(
+        self, objects: ObjectStore, manifest: Manifest, digest: Digest, tags: Sequence[Tag]
+    ) -> None:
+        """Publish a manifest in a bucket, without a lock.
+
+        A deletion that goes on at the same time may have removed what was just written, or be about
+        to: it decides by what it read before. So the links are written again after it.
+        """
+        before, _, layers = await asyncio.gather(
+            locks.deletions(objects, self._name),
+            self._blob_steps(manifest),
+            self._layers_steps(manifest),
+        )
+        link = str(digest).encode()
+        content = (
+            Write(paths.blob_data(digest), manifest.content),
+            *self._referrers.put_steps(manifest, digest),
+            *layers,
+        )
+        revision = Write(paths.revision_link(self._name, digest), link)
+        pointers = tuple([step for tag in tags for step in await self._tags.put_steps(tag, digest)])
+        await self._driver.publish(content, revision, pointers)
+        while (now := await locks.deletions(objects, self._name)) != before:
+            before = now
+            await self._driver.publish(revision, pointers)
+        self._remember(manifest, digest)
+
+    def _remember(self, manifest: Manifest, digest: Digest) -> None:
         self._referrers.note(digest)
         self._cache.put(digest, StoredManifest(digest, manifest.content, manifest.media_type))
 
@@ -124,7 +193,11 @@ class ManifestStore:
             target = await read_link(self._driver, paths.revision_link(self._name, digest))
             if target is None:
                 raise ManifestUnknown(digest=str(digest))
-            for tag in await self._tags.pointing_to(digest):
+            pointing = await self._tags.pointing_to(digest)
+            if self._driver.objects is not None:
+                await together(self._tags.remove(tag) for tag in pointing)
+                pointing = []
+            for tag in pointing:
                 await self._tags.remove(tag)
             await self._driver.delete(paths.revision(self._name, digest))
 
@@ -147,6 +220,17 @@ class ManifestStore:
         """Check that what the manifest needs is here, and will be after a power cut."""
         missing = []
         steps: list[Step] = []
+        if self._driver.objects is not None:
+            blobs = manifest.required_blobs()
+            found = await together(self._blobs.has(blob.digest) for blob in blobs)
+            missing = [
+                blob.digest
+                for blob, is_here in zip(blobs, found, strict=True)
+                if not is_here and (blob == manifest.config or not self._allow_sparse)
+            ]
+            if missing:
+                raise ManifestBlobUnknown(missing)
+            return steps
         for count, blob in enumerate(manifest.required_blobs()):
             if count % _BLOBS_BETWEEN_BREAKS == 0:
                 await asyncio.sleep(0)
@@ -167,10 +251,14 @@ class ManifestStore:
         """
         if manifest.required_blobs():
             return []
+        folder = paths.layers(self._name)
+        if (objects := self._driver.objects) is not None:
+            found, _ = await objects.page(folder)
+            return [] if found else [Write(f"{folder}/empty", b"")]
         try:
-            await self._driver.names(paths.layers(self._name))
+            await self._driver.names(folder)
         except PathNotFound:
-            return [Write(f"{paths.layers(self._name)}/empty", b"")]
+            return [Write(f"{folder}/empty", b"")]
         return []
 
     async def _data_step(self, manifest: Manifest, digest: Digest) -> Step:

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ from alauda_registry.storage.driver import (
     Write,
 )
 from alauda_registry.storage.pages import Page
+from alauda_registry.storage.together import AT_ONCE, together
 
 PAGE_BYTES = 4 * 1024 * 1024
 """A page ends when its descriptors are this large, since clients limit what they read."""
@@ -46,6 +48,10 @@ _DIGESTS_KEPT = 50_000
 _UNSAVED_MINIMUM = 200
 _UNSAVED_SHARE = 10
 _ABSENT = "none"
+_LOOK_SECONDS = 60.0
+"""How long it may take until what another registry pushed to a bucket shows. A folder on a disk
+tells that it changed; to find that out in a bucket takes a listing of all revisions."""
+
 _NO_REVISIONS = " ".join(_ABSENT for _ in Algorithm)
 
 
@@ -69,9 +75,11 @@ class Scan:
         lock: Held while scanning, so that requests which come together scan once.
         seen: The revisions that are in the index, or have no place there.
         unsaved: How many of them the file ``seen`` lacks; None when it has not been read.
+        looked_at: When all of a bucket's were last looked at, in seconds that only go forward.
     """
 
     def __init__(self) -> None:
+        self.looked_at = float("-inf")
         self.lock = asyncio.Lock()
         self.seen: set[Digest] = set()
         self.unsaved: int | None = None
@@ -115,6 +123,8 @@ class ReferrerStore:
         self._name = name
         self._scans = scans
         self._read_only = read_only
+        # Reading from a disk waits for nothing that could be done meanwhile.
+        self._at_once = 1 if driver.objects is None else AT_ONCE
 
     async def page(
         self, subject: Digest, *, artifact_type: str | None, after: str = "", limit: int
@@ -140,14 +150,16 @@ class ReferrerStore:
         page = Page.cut(keys, after=after, limit=limit)
         descriptors: list[Descriptor] = []
         size = 0
-        for count, key in enumerate(page.names):
-            found = await self._descriptor(subject, key, entries[key])
-            if found is None or artifact_type not in (None, found.artifact_type):
-                continue
-            descriptors.append(found)
-            size += len(json.dumps(found.to_json()))
-            if size > PAGE_BYTES and count + 1 < len(page.names):
-                return ReferrersPage(descriptors, key)
+        for first in range(0, len(page.names), self._at_once):
+            some = page.names[first : first + self._at_once]
+            reads = (self._descriptor(subject, key, entries[key]) for key in some)
+            for count, found in enumerate(await together(reads, self._at_once), first):
+                if found is None or artifact_type not in (None, found.artifact_type):
+                    continue
+                descriptors.append(found)
+                size += len(json.dumps(found.to_json()))
+                if size > PAGE_BYTES and count + 1 < len(page.names):
+                    return ReferrersPage(descriptors, page.names[count])
         return ReferrersPage(descriptors, page.names[-1] if page.more and page.names else None)
 
     def put_steps(self, manifest: Manifest, digest: Digest) -> list[Step]:
@@ -211,7 +223,11 @@ class ReferrerStore:
         """
         scan = self._scans.scan(self._name)
         async with scan.lock:
-            token = await self._fingerprint()
+            now = time.monotonic()
+            is_in_bucket = self._driver.objects is not None
+            if is_in_bucket and now - scan.looked_at < _LOOK_SECONDS:
+                return []
+            token = None if is_in_bucket else await self._fingerprint()
             if token == _NO_REVISIONS or (token is not None and token == await self._scanned()):
                 return []
             if scan.unsaved is None:
@@ -223,28 +239,33 @@ class ReferrerStore:
             if token is not None and is_complete:
                 path = paths.referrers_scanned(self._name)
                 await self._publish(Write(path, token.encode(), durable=False))
+            if is_complete:
+                scan.looked_at = now
             return left_out
 
     async def _look_at_new(self, scan: Scan, subject: Digest) -> tuple[list[Descriptor], bool]:
         """Index the revisions that were not seen before, and tell whether that was all of them."""
         left_out: list[Descriptor] = []
         is_complete = True
-        for digest in await self._revisions():
-            if digest in scan.seen:
-                continue
+
+        async def look_at(digest: Digest) -> None:
+            nonlocal is_complete
             await asyncio.sleep(0)
             if await read_link(self._driver, paths.revision_link(self._name, digest)) is None:
                 # The link may come back without a change of the folder the token is made of.
                 is_complete = False
-                continue
+                return
             manifest = await self._manifest(digest)
             if manifest is None or await self._publish(*self.put_steps(manifest, digest)):
                 scan.seen.add(digest)
                 scan.unsaved = (scan.unsaved or 0) + 1
-                continue
+                return
             is_complete = False
             if manifest.subject is not None and manifest.subject.digest == subject:
                 left_out.append(manifest.as_referrer(digest))
+
+        unseen = [digest for digest in await self._revisions() if digest not in scan.seen]
+        await together((look_at(digest) for digest in unseen), self._at_once)
         return left_out, is_complete
 
     async def _saved(self) -> set[Digest]:

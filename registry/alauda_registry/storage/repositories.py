@@ -10,8 +10,9 @@ from datetime import timedelta
 
 from alauda_registry.oci.errors import NameInvalid
 from alauda_registry.oci.reference import RepositoryName
-from alauda_registry.storage import paths
+from alauda_registry.storage import bucket_catalog, paths
 from alauda_registry.storage.blobs import BlobCache, BlobStore
+from alauda_registry.storage.bucket_uploads import BucketUploadStore
 from alauda_registry.storage.driver import (
     Busy,
     Capacity,
@@ -121,6 +122,8 @@ class Registry:
         Names are ordered as distribution does it, with ``/`` before every other character.
         Only folders up to the end of the page are looked at.
         """
+        if self._driver.objects is not None:
+            return await bucket_catalog.page(self._driver.objects, after=after, limit=limit)
         names: list[str] = []
         async with contextlib.aclosing(self.names(after=after)) as found:
             async for name in found:
@@ -131,6 +134,11 @@ class Registry:
 
     async def names(self, *, after: str = "") -> AsyncGenerator[RepositoryName, None]:
         """Yield the names of repositories that manifests were pushed to, in catalog order."""
+        if self._driver.objects is not None:
+            page = await bucket_catalog.page(self._driver.objects, after=after, limit=None)
+            for found in page.names:
+                yield RepositoryName.parse(found)
+            return
         async for name, marks in self._folders("", tuple(after.split("/")) if after else ()):
             if "_manifests" in marks and name != after:
                 yield name
@@ -138,18 +146,31 @@ class Registry:
     async def expire_uploads(self) -> int:
         """Remove idle upload sessions, and return how many; one process at a time does it."""
         expired = 0
+        objects = self._driver.objects
         try:
             async with self._driver.lock("expire-uploads", exclusive=True, wait=0):
-                async for name, marks in self._folders("", ()):
-                    if "_uploads" in marks:
-                        uploads = self.repository(name).uploads
-                        try:
-                            expired += await uploads.expire(self._options.upload_age)
-                        except DriverError as error:
-                            logger.error("uploads of %s are not expired: %s", name, error)
+                if objects is not None:
+                    # The name of a folder is not needed for what lies at the blobs' keys.
+                    expired += await objects.drop_unfinished(paths.ROOT, self._options.upload_age)
+                async for name in self._uploading():
+                    uploads = self.repository(name).uploads
+                    try:
+                        expired += await uploads.expire(self._options.upload_age)
+                    except DriverError as error:
+                        logger.error("uploads of %s are not expired: %s", name, error)
         except Busy:
             return 0
         return expired
+
+    async def _uploading(self) -> AsyncGenerator[RepositoryName, None]:
+        """Yield the names that uploads are under way to."""
+        if self._driver.objects is not None:
+            for name in await bucket_catalog.uploading(self._driver.objects):
+                yield name
+            return
+        async for name, marks in self._folders("", ()):
+            if "_uploads" in marks:
+                yield name
 
     async def secret(self) -> bytes:
         """Return the secret that all processes on this storage sign upload locations with."""
@@ -177,7 +198,8 @@ class Registry:
             )
         except DriverError as error:
             logger.error("the storage does not answer: %s", error)
-            return Health(False, None, "the storage does not answer: the log says how")
+            message = error.advice or "the storage does not answer: the log says how"
+            return Health(False, None, message)
         if self._options.read_only:
             message = "pushes and deletions are switched off"
             return Health(True, "read-only", message, await self._capacity())
@@ -208,7 +230,11 @@ class Registry:
             referrers,
             allow_sparse=self._options.allow_sparse,
         )
-        uploads = UploadStore(driver, name, blobs, self._progress)
+        uploads = (
+            UploadStore(driver, name, blobs, self._progress)
+            if driver.objects is None
+            else BucketUploadStore(driver, driver.objects, name, blobs, self._progress)
+        )
         return Repository(name, blobs, uploads, tags, referrers, manifests)
 
     async def _folders(

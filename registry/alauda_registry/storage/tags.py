@@ -20,6 +20,7 @@ from alauda_registry.storage.driver import (
     Write,
 )
 from alauda_registry.storage.pages import Page
+from alauda_registry.storage.together import together
 
 _READS_BETWEEN_BREAKS = 256
 
@@ -93,8 +94,12 @@ class TagStore:
             names = await self._names()
         except NameUnknown:
             return found
-        for count, name in enumerate(filter(_is_tag, names)):
-            tag = Tag(name)
+        tags = [Tag(name) for name in filter(_is_tag, names)]
+        if self._driver.objects is not None:
+            links = (read_link(self._driver, paths.tag_current(self._name, tag)) for tag in tags)
+            targets = await together(links)
+            return [tag for tag, target in zip(tags, targets, strict=True) if target == digest]
+        for count, tag in enumerate(tags):
             try:
                 if await read_link(self._driver, paths.tag_current(self._name, tag)) == digest:
                     found.append(tag)
@@ -113,6 +118,11 @@ class TagStore:
         points to there, too, but nothing reads it, and ``current`` says it already.
         """
         current = paths.tag_current(self._name, tag)
+        if self._driver.objects is not None:
+            # Writing what it points to now, as distribution does, spares reading what it was.
+            history = paths.tag_history(self._name, tag, digest)
+            content = str(digest).encode()
+            return [Write(history, content), Write(current, content)]
         before = await read_link(self._driver, current)
         if before == digest:
             return [Ensure(current)]

@@ -29,6 +29,7 @@ from alauda_registry.storage.driver import (
     DriverError,
     FileWriter,
     Move,
+    ObjectWriter,
     OutOfSpace,
     PathNotFound,
     StorageDriver,
@@ -43,6 +44,21 @@ BLOCK = 1024 * 1024
 """Bytes collected before they are hashed and written while the next ones arrive."""
 
 WRITER_WAIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A body on its way into a session.
+
+    Attributes:
+        chunks: The bytes.
+        start: Where the client says they belong, or None when it does not say.
+        length: How many the client says they are, or None when it does not say.
+    """
+
+    chunks: AsyncIterator[bytes]
+    start: int | None = None
+    length: int | None = None
 
 
 class UploadStore:
@@ -67,7 +83,7 @@ class UploadStore:
             algorithm: What the client says it will name the blob by. Another one is
                 accepted at the end, at the price of reading the bytes again.
         """
-        upload_id = str(uuid.uuid4())
+        upload_id = self._new_id()
         try:
             await _create(self._driver, paths.upload_data(self._name, upload_id))
         except DriverError:
@@ -77,6 +93,22 @@ class UploadStore:
             raise
         self._progress.put(upload_id, HashProgress.begin(algorithm or Algorithm.SHA256))
         return self._session(upload_id, 0)
+
+    async def take(self, digest: Digest, piece: Piece) -> None:
+        """Take in a whole blob at once, of which nothing is left when that fails.
+
+        Raises:
+            DigestInvalid: The bytes do not hash to the digest.
+            SizeInvalid: They are not as many as was announced.
+        """
+        session = await self.start(algorithm=digest.algorithm)
+        try:
+            await session.commit(digest, piece)
+        except BaseException:
+            # Nobody was told the session's URL, so nobody could go on with it.
+            with contextlib.suppress(BlobUploadUnknown, DriverError):
+                await session.cancel()
+            raise
 
     async def resume(self, upload_id: str) -> "UploadSession":
         """Find a session that was started before, by whichever process.
@@ -98,7 +130,7 @@ class UploadStore:
             identifiers = await self._driver.names(paths.uploads(self._name))
         except PathNotFound:
             return 0
-        horizon = datetime.now(UTC) - maximum_age
+        horizon = self._horizon(maximum_age)
         expired = 0
         for upload_id in identifiers:
             with contextlib.suppress(PathNotFound):
@@ -128,23 +160,15 @@ class UploadStore:
         await writer.close()
         return True
 
+    def _new_id(self) -> str:
+        return str(uuid.uuid4())
+
+    def _horizon(self, maximum_age: timedelta) -> datetime:
+        """Return since when somebody must have written for a session not to be idle."""
+        return datetime.now(UTC) - maximum_age
+
     def _session(self, upload_id: str, size: int) -> "UploadSession":
         return UploadSession(self._driver, self._name, self._blobs, self._progress, upload_id, size)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A body on its way into a session.
-
-    Attributes:
-        chunks: The bytes.
-        start: Where the client says they belong, or None when it does not say.
-        length: How many the client says they are, or None when it does not say.
-    """
-
-    chunks: AsyncIterator[bytes]
-    start: int | None = None
-    length: int | None = None
 
 
 class UploadSession:
@@ -254,14 +278,18 @@ class UploadSession:
         except PathNotFound as missing:
             raise BlobUploadUnknown(upload=self.id) from missing
         except Busy as busy:
-            raise BlobUploadOutOfOrder(
-                "another request is still writing to this upload: ask for its status, then go on",
-                upload=self.id,
-            ) from busy
+            raise self._out_of_order() from busy
         try:
             yield writer
         finally:
             await writer.close()
+
+    def _out_of_order(self) -> BlobUploadOutOfOrder:
+        """Return the error for a session that somebody else is writing to."""
+        return BlobUploadOutOfOrder(
+            "another request is still writing to this upload: ask for its status, then go on",
+            upload=self.id,
+        )
 
     async def _receive(
         self, writer: FileWriter, piece: Piece, algorithm: Algorithm | None
@@ -277,7 +305,7 @@ class UploadSession:
             progress = HashProgress.begin(algorithm)
         before = progress.copy() if progress is not None else None
         try:
-            await _pump(writer, piece, progress)
+            await pump(writer, piece, progress)
         except (DriverError, SizeInvalid):
             progress = before
             with contextlib.suppress(DriverError):
@@ -360,8 +388,14 @@ async def _create(driver: StorageDriver, path: str, content: bytes = b"") -> Non
         await writer.close()
 
 
-async def _pump(writer: FileWriter, piece: Piece, progress: HashProgress | None) -> None:
-    """Write and hash one block while the next one arrives."""
+async def pump(
+    writer: FileWriter | ObjectWriter, piece: Piece, progress: HashProgress | None
+) -> None:
+    """Write and hash one block of a piece while the next one arrives.
+
+    Raises:
+        SizeInvalid: The piece has another length than was announced.
+    """
     absorb = progress.absorb if progress is not None else None
     received = 0
     block: list[bytes] = []

@@ -28,6 +28,8 @@ async def get_blob(request: RegistryRequest, target: Target) -> Response:
     if is_known(request.headers.getlist("if-none-match"), digest):
         await blobs.stat(digest)
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=_validators(digest))
+    if (url := await blobs.url(digest, "GET")) is not None:
+        return _redirect(url, digest)
     blob = await blobs.open(digest)
     try:
         part = _wanted_part(request, digest, blob.size)
@@ -46,8 +48,12 @@ async def head_blob(request: RegistryRequest, target: Target) -> Response:
         NameInvalid: The name is malformed.
     """
     digest = Digest.parse(target.reference)
-    size = await find_repository(request, target.name).blobs.stat(digest)
-    if is_known(request.headers.getlist("if-none-match"), digest):
+    blobs = find_repository(request, target.name).blobs
+    is_cached = is_known(request.headers.getlist("if-none-match"), digest)
+    if not is_cached and (url := await blobs.url(digest, "HEAD")) is not None:
+        return _redirect(url, digest)
+    size = await blobs.stat(digest)
+    if is_cached:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=_validators(digest))
     return Response(headers=blob_headers(digest, size))
 
@@ -94,6 +100,12 @@ def _validators(digest: Digest) -> dict[str, str]:
         # Content never changes under its digest.
         "Cache-Control": "max-age=31536000",
     }
+
+
+def _redirect(url: str, digest: Digest) -> Response:
+    """Send the client to the bucket, by a URL that is good for a while."""
+    headers = {"Location": url, "Docker-Content-Digest": str(digest), "Cache-Control": "no-cache"}
+    return Response(status_code=HTTPStatus.TEMPORARY_REDIRECT, headers=headers)
 
 
 def _wanted_part(request: RegistryRequest, digest: Digest, size: int) -> ByteRange | None:

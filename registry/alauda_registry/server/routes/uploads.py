@@ -6,20 +6,16 @@ A chunk's ``Content-Type`` is not looked at: clients send all sorts of types, an
 tells whether the right bytes have arrived.
 """
 
-import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.errors import (
-    BlobUploadUnknown,
     DigestInvalid,
     NameInvalid,
-    RegistryError,
     SizeInvalid,
 )
 from alauda_registry.oci.reference import RepositoryName
@@ -30,7 +26,6 @@ from alauda_registry.server.ranges import parse_content_range
 from alauda_registry.server.routing import Kind, Target, V2Route
 from alauda_registry.server.state import RegistryRequest, find_repository
 from alauda_registry.server.upload_state import UploadState
-from alauda_registry.storage.driver import DriverError
 from alauda_registry.storage.repositories import Repository
 from alauda_registry.storage.uploads import Piece, UploadSession
 
@@ -49,10 +44,10 @@ async def start_upload(request: RegistryRequest, target: Target) -> Response:
     algorithm = _algorithm(query["digest-algorithm"]) if "digest-algorithm" in query else None
     if mount is not None and await _mount(request, repository, mount):
         return _created(request, target, mount)
-    session = await repository.uploads.start(algorithm=digest.algorithm if digest else algorithm)
     if digest is not None:
-        await _upload_whole(request, session, digest)
+        await _upload_whole(request, repository, digest)
         return _created(request, target, digest)
+    session = await repository.uploads.start(algorithm=algorithm)
     return await _session_response(request, target, session, HTTPStatus.ACCEPTED)
 
 
@@ -165,16 +160,11 @@ async def _mount(request: RegistryRequest, repository: Repository, digest: Diges
     return await may_pull(request, name) and await repository.blobs.mount(digest, name)
 
 
-async def _upload_whole(request: RegistryRequest, session: UploadSession, digest: Digest) -> None:
+async def _upload_whole(request: RegistryRequest, repository: Repository, digest: Digest) -> None:
     """Take a blob that is sent with the very request that starts its upload."""
-    try:
-        async with aclosing(stream_body(request)) as chunks:
-            await session.commit(digest, Piece(chunks, start=0, length=content_length(request)))
-    except (RegistryError, DriverError, ClientDisconnect):
-        # Nobody was told the session's URL, so nobody could go on with it.
-        with contextlib.suppress(BlobUploadUnknown, DriverError):
-            await session.cancel()
-        raise
+    async with aclosing(stream_body(request)) as chunks:
+        piece = Piece(chunks, start=0, length=content_length(request))
+        await repository.uploads.take(digest, piece)
 
 
 @asynccontextmanager

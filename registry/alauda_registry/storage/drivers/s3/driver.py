@@ -5,13 +5,11 @@ and survives. What a bucket has not, such as files that grow and locks, is built
 writes in :mod:`.files` and :mod:`.locks`.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
 
 from typing_extensions import override
 
@@ -52,13 +50,11 @@ from alauda_registry.storage.drivers.s3.files import (
 from alauda_registry.storage.drivers.s3.locks import Locks
 from alauda_registry.storage.drivers.s3.parts import MIB, Budget
 from alauda_registry.storage.drivers.s3.reading import ObjectReader, PiecesReader, SharedReads
+from alauda_registry.storage.together import together
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _PROBE = "/_driver/probe"
-_WRITES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +138,11 @@ class S3Driver(StorageDriver, ObjectStore):
             for path in (step.source, step.target) if isinstance(step, Move) else (step.path,):
                 require_valid(path, driver=NAME)
         moved = [step.source for step in flatten(stages) if isinstance(step, Move)]
-        found = await _all(load(self._client, path) for path in moved)
+        found = await together(load(self._client, path) for path in moved)
         sources = dict(zip(moved, found, strict=True))
         for stage in stages:
             steps = stage if isinstance(stage, tuple) else (stage,)
-            await _all(self._carry_out(step, sources) for step in steps)
+            await together(self._carry_out(step, sources) for step in steps)
 
     async def _carry_out(self, step: Step, sources: Mapping[str, Composition]) -> None:
         match step:
@@ -320,22 +316,3 @@ class S3Driver(StorageDriver, ObjectStore):
             token = page.next
             if token is None:
                 return
-
-
-async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do some things at once, as many as make sense; the first error ends the rest."""
-    limit = asyncio.Semaphore(_WRITES_AT_ONCE)
-
-    async def limited(work: Coroutine[Any, Any, T]) -> T:
-        async with limit:
-            return await work
-
-    works = list(works)
-    if len(works) == 1:
-        return [await works[0]]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(limited(work)) for work in works]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
-    return [task.result() for task in tasks]

@@ -1,0 +1,261 @@
+"""Upload sessions in a bucket, where nothing can be renamed and copies are worth avoiding.
+
+A blob whose digest is known before its first byte is written where it stays, and shows there only
+when the digest has been checked: nothing is copied. Otherwise the session's bytes are pieces beside
+its key, so that any replica can go on with it, and the bucket copies them to their place at the
+end. Bytes first, then the link; whatever stops in between leaves something to be dropped a day
+later, and never a link without bytes.
+
+A request that brings the whole blob into a session of which nothing has arrived does not make sure
+that it is alone: it shares no byte with others, and the digest says what it is.
+"""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+from typing_extensions import override
+
+from alauda_registry.oci.digest import Algorithm, Digest
+from alauda_registry.oci.errors import (
+    BlobUploadOutOfOrder,
+    BlobUploadUnknown,
+    DigestInvalid,
+)
+from alauda_registry.oci.reference import RepositoryName
+from alauda_registry.storage import paths
+from alauda_registry.storage.blobs import BlobStore
+from alauda_registry.storage.content import logger
+from alauda_registry.storage.driver import (
+    Busy,
+    DriverError,
+    FileInfo,
+    ObjectStore,
+    PathNotFound,
+    Snapshot,
+    StorageDriver,
+    Write,
+)
+from alauda_registry.storage.hashing import HashProgress, HashProgressCache
+from alauda_registry.storage.threads import run_blocking
+from alauda_registry.storage.uploads import (
+    WRITER_WAIT_SECONDS,
+    Piece,
+    UploadSession,
+    UploadStore,
+    pump,
+)
+
+_LARGE = 32 * 1024 * 1024
+"""From this size on it is looked whether a blob is there before it is copied to its place."""
+
+_READ_BYTES = 8 * 1024 * 1024
+_POLL_SECONDS = 0.25
+
+
+class BucketUploadStore(UploadStore):
+    """Starts, finds and expires the upload sessions of one repository."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        objects: ObjectStore,
+        name: RepositoryName,
+        blobs: BlobStore,
+        progress: HashProgressCache,
+    ) -> None:
+        super().__init__(driver, name, blobs, progress)
+        self._objects = objects
+
+    @override
+    async def start(self, *, algorithm: Algorithm | None = None) -> "BucketUploadSession":
+        session = self._session(self._new_id(), 0)
+        await self._driver.publish(Write(paths.upload_data(self._name, session.id), b""))
+        self._progress.put(session.id, HashProgress.begin(algorithm or Algorithm.SHA256))
+        return session
+
+    @override
+    async def take(self, digest: Digest, piece: Piece) -> None:
+        await receive(self._driver, self._objects, self._name, digest, piece)
+
+    @override
+    async def expire(self, maximum_age: timedelta) -> int:
+        newest: dict[str, FileInfo] = {}
+        folder = paths.uploads(self._name)
+        after, more = "", True
+        while more:
+            # Pieces, too, also those that no session knows of.
+            files, more = await self._objects.page(folder, start_after=after)
+            for info in files:
+                after = info.path
+                upload_id = info.path.removeprefix(f"{folder}/").partition("/")[0]
+                known = newest.get(upload_id)
+                if known is None or info.modified_at > known.modified_at:
+                    newest[upload_id] = info
+        horizon = self._horizon(maximum_age)
+        idle = [upload_id for upload_id, info in newest.items() if info.modified_at < horizon]
+        for upload_id in idle:
+            with contextlib.suppress(PathNotFound):
+                await self._driver.delete(f"{folder}/{upload_id}", durable=False)
+        return len(idle)
+
+    @override
+    def _session(self, upload_id: str, size: int) -> "BucketUploadSession":
+        return BucketUploadSession(
+            self._driver,
+            self._objects,
+            self._name,
+            self._blobs,
+            self._progress,
+            upload_id,
+            size,
+        )
+
+
+class BucketUploadSession(UploadSession):
+    """One upload in progress."""
+
+    def __init__(
+        self,
+        driver: StorageDriver,
+        objects: ObjectStore,
+        name: RepositoryName,
+        blobs: BlobStore,
+        progress: HashProgressCache,
+        upload_id: str,
+        size: int,
+    ) -> None:
+        super().__init__(driver, name, blobs, progress, upload_id, size)
+        self._objects = objects
+
+    @override
+    async def append(self, piece: Piece) -> int:
+        try:
+            async with self._writer() as writer:
+                progress = await self._receive(writer, piece, None)
+                await writer.sync(progress.dump() if progress is not None else b"")
+                self.size = writer.offset
+        except DriverError as error:
+            # What was hashed here need not be what is there by now.
+            self._progress.forget(self.id)
+            if isinstance(error, PathNotFound):
+                raise BlobUploadUnknown(upload=self.id) from error
+            if isinstance(error, Busy):
+                raise self._out_of_order() from error
+            raise
+        return self.size
+
+    @override
+    async def commit(self, digest: Digest, piece: Piece | None = None) -> None:
+        if self.size == 0 and piece is not None:
+            await self._commit_whole(digest, piece)
+            return
+        if piece is not None and piece.length != 0:
+            await self.append(piece)
+        snapshot = await self._snapshot()
+        expected = piece.start if piece is not None and piece.length == 0 else self.size
+        if expected not in (None, snapshot.size):
+            raise BlobUploadOutOfOrder(upload=self.id, expected=str(snapshot.size))
+        if await self._digest_of(snapshot, digest.algorithm) != digest:
+            await self._remove()
+            raise DigestInvalid(digest=str(digest))
+        try:
+            await self._copy(snapshot, digest)
+        except PathNotFound as missing:
+            # Cancelled or expired meanwhile.
+            raise BlobUploadUnknown(upload=self.id) from missing
+        await self._driver.publish(await self._blobs.link_step(digest, digest))
+        self._progress.forget(self.id)
+        await self._forget(snapshot)
+
+    async def _commit_whole(self, digest: Digest, piece: Piece) -> None:
+        if piece.start not in (None, 0):
+            raise BlobUploadOutOfOrder(upload=self.id, expected="0")
+        try:
+            await receive(self._driver, self._objects, self._name, digest, piece)
+        except DigestInvalid:
+            await self._remove()
+            raise
+        self._progress.forget(self.id)
+        with contextlib.suppress(PathNotFound):
+            await self._forget(await self._objects.snapshot(self._path))
+
+    async def _copy(self, snapshot: Snapshot, digest: Digest) -> None:
+        """Put the bytes in place; large ones that are there are not copied again.
+
+        An object does not lose its bytes as a file on a disk may, and was checked when it came.
+        """
+        target = paths.blob_data(digest)
+        if snapshot.size >= _LARGE:
+            with contextlib.suppress(PathNotFound):
+                if (await self._driver.stat(target)).size == snapshot.size:
+                    return
+        await snapshot.copy(target)
+
+    async def _digest_of(self, snapshot: Snapshot, algorithm: Algorithm) -> Digest:
+        progress = self._progress.take(self.id, snapshot.size)
+        if progress is not None and (digest := progress.digest(algorithm)) is not None:
+            return digest
+        stored = HashProgress.load(
+            snapshot.note, offset=snapshot.size, algorithm=algorithm, any_machine=True
+        )
+        if stored is not None:
+            return stored
+        hasher = algorithm.hasher()
+        offset = 0
+        try:
+            while block := await snapshot.read(offset, _READ_BYTES):
+                await run_blocking(None, hasher.update, block)
+                offset += len(block)
+        except PathNotFound as missing:
+            raise BlobUploadUnknown(upload=self.id) from missing
+        return Digest(algorithm, hasher.hexdigest())
+
+    async def _snapshot(self) -> Snapshot:
+        """Look at what has arrived, when nobody is writing any more."""
+        deadline = asyncio.get_running_loop().time() + WRITER_WAIT_SECONDS
+        while True:
+            try:
+                return await self._objects.snapshot(self._path)
+            except PathNotFound as missing:
+                raise BlobUploadUnknown(upload=self.id) from missing
+            except Busy as busy:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise self._out_of_order() from busy
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _forget(self, snapshot: Snapshot) -> None:
+        """Delete the session of a blob that is in its place; what stays is expired later."""
+        try:
+            await snapshot.delete()
+        except DriverError as error:
+            logger.warning("an upload that is over is left for now: %s", error)
+
+    @property
+    def _path(self) -> str:
+        return paths.upload_data(self._name, self.id)
+
+
+async def receive(
+    driver: StorageDriver,
+    objects: ObjectStore,
+    name: RepositoryName,
+    digest: Digest,
+    piece: Piece,
+) -> None:
+    """Write a blob where it stays, and link it when its digest is right.
+
+    Raises:
+        DigestInvalid: It is not.
+        SizeInvalid: The piece has another length than was announced.
+    """
+    progress = HashProgress.begin(digest.algorithm)
+    writer = await objects.create(paths.blob_data(digest))
+    try:
+        await pump(writer, piece, progress)
+        if progress.digest(digest.algorithm) != digest:
+            raise DigestInvalid(digest=str(digest))
+        await writer.commit()
+    finally:
+        await writer.abort()
+    await driver.publish(Write(paths.blob_link(name, digest), str(digest).encode()))
