@@ -61,16 +61,27 @@ class ObjectInfo:
     Attributes:
         etag: Of its content, as the server has it, quotes included.
         size: In bytes.
-        modified_at: When it was written, by the server's clock.
-        read_at: When that was asked, by the same clock.
+        modified: When it was written, by the server's clock, as HTTP says it.
+        date: When that was asked, by the same clock.
         pieces_size: The size of the file of whose pieces it tells; None when it is one itself.
     """
 
     etag: str
     size: int
-    modified_at: datetime
-    read_at: datetime
+    modified: str
+    date: str | None
     pieces_size: int | None = None
+
+    @property
+    def modified_at(self) -> datetime:
+        """When it was written, by the server's clock."""
+        return _parse_date(self.modified)
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago that was when it was asked for."""
+        now = _parse_date(self.date) if self.date else datetime.now(UTC)
+        return (now - self.modified_at).total_seconds()
 
     @classmethod
     def of(cls, headers: Mapping[str, str], path: str) -> "ObjectInfo":
@@ -80,9 +91,6 @@ class ObjectInfo:
             Truncated: They are not those of an object.
         """
         try:
-            modified_at = parsedate_to_datetime(headers["last-modified"])
-            date = headers.get("date")
-            read_at = parsedate_to_datetime(date) if date else datetime.now(UTC)
             size = int(headers.get("content-length", "0"))
             whole = headers.get("content-range", "").rpartition("/")[2]
             if whole.isdigit():
@@ -91,8 +99,8 @@ class ObjectInfo:
             return cls(
                 headers["etag"],
                 size,
-                modified_at,
-                read_at,
+                headers["last-modified"],
+                headers.get("date"),
                 int(pieces_size) if pieces_size is not None else None,
             )
         except (KeyError, ValueError, TypeError) as error:
@@ -494,6 +502,13 @@ class S3Client:
                 raise trouble
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _parse_date(text: str) -> datetime:
+    try:
+        return parsedate_to_datetime(text)
+    except ValueError as error:
+        raise Truncated("a time that is none", driver=NAME, path="/") from error
 
 
 def _require(answer: Answer, path: str) -> None:

@@ -100,7 +100,7 @@ class Composition:
         try:
             stored = json.loads(content)
             pieces = tuple(Piece(str(name), int(size)) for name, size in stored["pieces"])
-            age = (info.read_at - info.modified_at).total_seconds()
+            age = info.age
             found = cls(
                 pieces,
                 info.etag,

@@ -155,7 +155,7 @@ class Locks:
             state = _State(info.etag, stored["exclusive"], frozenset(stored["shared"]))
         except (ValueError, KeyError, TypeError):
             return _State(info.etag)
-        if (info.read_at - info.modified_at).total_seconds() >= CLAIM_SECONDS:
+        if info.age >= CLAIM_SECONDS:
             return _State(info.etag)
         return state
 

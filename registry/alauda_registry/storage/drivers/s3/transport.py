@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from typing_extensions import override
@@ -264,7 +265,8 @@ class HttpTransport(Transport):
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_STREAM_BUFFER,
-                trust_env=True,
+                # Not by aiohttp, which asks for it in a thread, for each request.
+                proxy=_proxy(self._origin),
             )
         return self._session
 
@@ -295,6 +297,14 @@ class _Open(OpenAnswer):
     @override
     def close(self) -> None:
         self._response.close()
+
+
+def _proxy(origin: str) -> str | None:
+    """Return the proxy that the usual variables name for a URL."""
+    parts = urlsplit(origin)
+    if proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 async def _pieces(body: Sequence[bytes]) -> AsyncGenerator[bytes | memoryview, None]:
