@@ -89,7 +89,7 @@ class S3(Section):
     large, and all are smaller when memory is short."""
     multipart_copy_max_concurrency: Annotated[int, Field(ge=1, le=1000)] = 16
     """Parts that are copied at once inside the bucket when an upload ends."""
-    upload_memory: Size = parse_amount("64Mi")
+    upload_memory: Size = parse_amount("48Mi")
     """Memory of each worker for parts on their way, for all uploads together. Each upload may
     take 5 MiB beyond it."""
     use_dual_stack: bool = False

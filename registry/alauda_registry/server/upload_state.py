@@ -6,6 +6,7 @@ of the upload has arrived is asked of storage alone. The form is distribution's:
 HMAC-SHA256 of a JSON object, followed by that object, in the URL's base64.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -46,6 +47,7 @@ class UploadStates:
     def __init__(self, open_secret: Callable[[], Awaitable[bytes]]) -> None:
         self._open_secret = open_secret
         self._secret: bytes | None = None
+        self._opening = asyncio.Lock()
 
     async def sign(self, state: UploadState) -> str:
         """Return the token that says this."""
@@ -87,6 +89,12 @@ class UploadStates:
         return content if hmac.compare_digest(mac, await self._mac(content)) else None
 
     async def _mac(self, content: bytes) -> bytes:
-        if self._secret is None:
-            self._secret = await self._open_secret()
-        return hmac.digest(self._secret, content, "sha256")
+        secret = self._secret or await self._open()
+        return hmac.digest(secret, content, "sha256")
+
+    async def _open(self) -> bytes:
+        async with self._opening:
+            # Whoever waited finds it opened.
+            secret = self._secret or await self._open_secret()
+            self._secret = secret
+            return secret

@@ -49,6 +49,10 @@ from alauda_registry.storage.uploads import (
 _LARGE = 32 * 1024 * 1024
 """From this size on it is looked whether a blob is there before it is copied to its place."""
 
+_BLOCK = 256 * 1024
+"""Bytes collected before they are hashed. They are kept as part of a part anyway, but what is
+collected is not counted as such."""
+
 _READ_BYTES = 8 * 1024 * 1024
 _POLL_SECONDS = 0.25
 
@@ -114,6 +118,8 @@ class BucketUploadStore(UploadStore):
 
 class BucketUploadSession(UploadSession):
     """One upload in progress."""
+
+    _block = _BLOCK
 
     def __init__(
         self,
@@ -252,7 +258,7 @@ async def receive(
     progress = HashProgress.begin(digest.algorithm)
     writer = await objects.create(paths.blob_data(digest))
     try:
-        await pump(writer, piece, progress)
+        await pump(writer, piece, progress, _BLOCK)
         if progress.digest(digest.algorithm) != digest:
             raise DigestInvalid(digest=str(digest))
         await writer.commit()

@@ -179,6 +179,8 @@ class UploadSession:
         size: How many bytes had arrived when it was looked up.
     """
 
+    _block = BLOCK
+
     def __init__(
         self,
         driver: StorageDriver,
@@ -305,7 +307,7 @@ class UploadSession:
             progress = HashProgress.begin(algorithm)
         before = progress.copy() if progress is not None else None
         try:
-            await pump(writer, piece, progress)
+            await pump(writer, piece, progress, self._block)
         except (DriverError, SizeInvalid):
             progress = before
             with contextlib.suppress(DriverError):
@@ -389,7 +391,10 @@ async def _create(driver: StorageDriver, path: str, content: bytes = b"") -> Non
 
 
 async def pump(
-    writer: FileWriter | ObjectWriter, piece: Piece, progress: HashProgress | None
+    writer: FileWriter | ObjectWriter,
+    piece: Piece,
+    progress: HashProgress | None,
+    block_size: int = BLOCK,
 ) -> None:
     """Write and hash one block of a piece while the next one arrives.
 
@@ -408,7 +413,7 @@ async def pump(
             received += len(chunk)
             if piece.length is not None and received > piece.length:
                 raise SizeInvalid(announced=str(piece.length), received=str(received))
-            if size >= BLOCK:
+            if size >= block_size:
                 before, under_way = under_way, None
                 if before is not None:
                     await before

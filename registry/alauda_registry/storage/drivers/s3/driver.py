@@ -75,7 +75,7 @@ class S3Options:
     part_size: int = 8 * MIB
     parts_at_once: int = 4
     copies_at_once: int = 16
-    memory: int = 64 * MIB
+    memory: int = 48 * MIB
 
 
 class S3Driver(StorageDriver, ObjectStore):
