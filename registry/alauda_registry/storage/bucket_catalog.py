@@ -101,7 +101,7 @@ def _next(reached: str, mark: str) -> str:
         if component.startswith("_"):
             name = "/".join(components[:index])
             # Nothing is lost: no key ends with a folder's name, and none has a tilde there.
-            return f"{name}/{mark}" if component < mark else f"{name}/{component}/~"
+            return f"{name}/{mark}" if component < mark else f"{name}/_~"
     return reached
 
 

@@ -84,10 +84,13 @@ class S3Driver(StorageDriver, ObjectStore):
     Args:
         client: The bucket.
         options: How it is used.
+
+    Attributes:
+        client: The bucket.
     """
 
     def __init__(self, client: S3Client, options: S3Options | None = None) -> None:
-        self._client = client
+        self.client = client
         self._options = options or S3Options()
         self._budget = Budget(self._options.memory)
         self._reads = SharedReads(self._read)
@@ -107,7 +110,7 @@ class S3Driver(StorageDriver, ObjectStore):
     @override
     async def stat(self, path: str) -> FileInfo:
         require_valid(path, driver=NAME)
-        info = await self._client.head(path)
+        info = await self.client.head(path)
         size = info.size if info.pieces_size is None else info.pieces_size
         return FileInfo(path, size, info.modified_at)
 
@@ -117,20 +120,20 @@ class S3Driver(StorageDriver, ObjectStore):
         return await self._reads.read(path)
 
     async def _read(self, path: str) -> bytes:
-        info, content = await self._client.get(path)
+        info, content = await self.client.get(path)
         if info.pieces_size is None:
             return content
         composition = Composition.load(info, content, path)
-        return await read_span(self._client, path, composition.pieces, 0, composition.size)
+        return await read_span(self.client, path, composition.pieces, 0, composition.size)
 
     @override
     async def open(self, path: str) -> FileReader:
         require_valid(path, driver=NAME)
-        info, answer = await self._client.open(path)
+        info, answer = await self.client.open(path)
         if info.pieces_size is None:
-            return ObjectReader(self._client, path, info, answer)
+            return ObjectReader(self.client, path, info, answer)
         answer.close()
-        return PiecesReader(self._client, path, await load(self._client, path))
+        return PiecesReader(self.client, path, await load(self.client, path))
 
     @override
     async def publish(self, *stages: Stage) -> None:
@@ -138,7 +141,7 @@ class S3Driver(StorageDriver, ObjectStore):
             for path in (step.source, step.target) if isinstance(step, Move) else (step.path,):
                 require_valid(path, driver=NAME)
         moved = [step.source for step in flatten(stages) if isinstance(step, Move)]
-        found = await together(load(self._client, path) for path in moved)
+        found = await together(load(self.client, path) for path in moved)
         sources = dict(zip(moved, found, strict=True))
         for stage in stages:
             steps = stage if isinstance(stage, tuple) else (stage,)
@@ -147,13 +150,13 @@ class S3Driver(StorageDriver, ObjectStore):
     async def _carry_out(self, step: Step, sources: Mapping[str, Composition]) -> None:
         match step:
             case Write(path=path, content=content):
-                await self._client.put(path, (content,))
+                await self.client.put(path, (content,))
             case Move(source=source, target=target) if source != target:
                 snapshot = self._snapshot(source, sources[source])
                 await snapshot.copy(target)
                 await snapshot.delete()
             case Ensure(path=path):
-                await self._client.head(path)
+                await self.client.head(path)
             case _:
                 pass
 
@@ -161,9 +164,9 @@ class S3Driver(StorageDriver, ObjectStore):
     async def append(self, path: str, *, create: bool, wait: float) -> FileWriter:
         require_valid(path, driver=NAME)
         return Appender(
-            self._client,
+            self.client,
             path,
-            await claim(self._client, path, create=create, wait=wait),
+            await claim(self.client, path, create=create, wait=wait),
             self._budget,
             part_size=self._options.part_size,
             parts_at_once=self._options.parts_at_once,
@@ -175,23 +178,23 @@ class S3Driver(StorageDriver, ObjectStore):
         doomed = [entry.key async for entry in self._entries(f"{path}/")]
         if not doomed:
             # A file, with what it may be made of.
-            page = await self._client.list_page(path, maximum=1)
-            if page.entries and page.entries[0].key == self._client.key(path):
+            page = await self.client.list_page(path, maximum=1)
+            if page.entries and page.entries[0].key == self.client.key(path):
                 doomed = [page.entries[0].key]
                 doomed += [entry.key async for entry in self._entries(f"{path}{PIECE_MARK}")]
         if not doomed:
             raise PathNotFound(driver=NAME, path=path)
-        await self._client.delete(*map(self._client.path, doomed))
+        await self.client.delete(*map(self.client.path, doomed))
 
     @override
     async def names(self, path: str) -> list[str]:
         require_valid(path, driver=NAME)
         beginning = f"{path}/"
-        length = len(self._client.key(beginning))
+        length = len(self.client.key(beginning))
         found: set[str] = set()
         token: str | None = None
         while True:
-            page = await self._client.list_page(beginning, delimiter="/", token=token)
+            page = await self.client.list_page(beginning, delimiter="/", token=token)
             found.update(entry.key[length:] for entry in page.entries)
             found.update(prefix[length:-1] for prefix in page.prefixes)
             token = page.next
@@ -205,7 +208,7 @@ class S3Driver(StorageDriver, ObjectStore):
     async def walk(self, path: str, *, start_after: str = "") -> AsyncGenerator[FileInfo, None]:
         require_valid(path, driver=NAME)
         async for entry in self._entries(f"{path}/", start_after):
-            found = self._client.path(entry.key)
+            found = self.client.path(entry.key)
             if is_path(found):
                 yield FileInfo(found, entry.size, entry.modified_at)
 
@@ -223,14 +226,14 @@ class S3Driver(StorageDriver, ObjectStore):
 
     @override
     async def check(self, *, write: bool) -> None:
-        await self._client.list_page("/", maximum=1)
+        await self.client.list_page("/", maximum=1)
         if not write:
             return
-        await self._client.put(_PROBE, (datetime.now(UTC).isoformat().encode(),))
+        await self.client.put(_PROBE, (datetime.now(UTC).isoformat().encode(),))
         if not self._is_tried:
             self._is_tried = True
             try:
-                await self._client.put(_PROBE, (b"",), instead_of="")
+                await self.client.put(_PROBE, (b"",), instead_of="")
             except Conflict:
                 return
             logger.warning(
@@ -244,13 +247,13 @@ class S3Driver(StorageDriver, ObjectStore):
 
     @override
     async def aclose(self) -> None:
-        await self._client.transport.aclose()
+        await self.client.transport.aclose()
 
     @override
     async def create(self, path: str) -> ObjectWriter:
         require_valid(path, driver=NAME)
         return DirectWriter(
-            self._client,
+            self.client,
             path,
             self._budget,
             part_size=self._options.part_size,
@@ -260,7 +263,7 @@ class S3Driver(StorageDriver, ObjectStore):
     @override
     async def snapshot(self, path: str) -> Snapshot:
         require_valid(path, driver=NAME)
-        composition = await load(self._client, path)
+        composition = await load(self.client, path)
         if composition.is_claimed:
             raise Busy(driver=NAME, path=path)
         return self._snapshot(path, composition)
@@ -268,9 +271,9 @@ class S3Driver(StorageDriver, ObjectStore):
     @override
     async def page(self, path: str, *, start_after: str = "") -> tuple[list[FileInfo], bool]:
         require_valid(path, driver=NAME)
-        listing = await self._client.list_page(f"{path}/", start_after=start_after)
+        listing = await self.client.list_page(f"{path}/", start_after=start_after)
         found = [
-            FileInfo(self._client.path(entry.key), entry.size, entry.modified_at)
+            FileInfo(self.client.path(entry.key), entry.size, entry.modified_at)
             for entry in listing.entries
         ]
         return found, listing.next is not None
@@ -280,7 +283,7 @@ class S3Driver(StorageDriver, ObjectStore):
         require_valid(path, driver=NAME)
         if not self._options.redirect:
             return None
-        return await self._client.url(path, method, self._options.redirect_seconds)
+        return await self.client.url(path, method, self._options.redirect_seconds)
 
     @override
     async def settled(self, name: str, *, wait: float) -> str:
@@ -290,14 +293,14 @@ class S3Driver(StorageDriver, ObjectStore):
     async def drop_unfinished(self, path: str, maximum_age: timedelta) -> int:
         require_valid(path, driver=NAME)
         horizon = datetime.now(UTC) - maximum_age
-        uploads = await self._client.uploads(f"{path}/")
+        uploads = await self.client.uploads(f"{path}/")
         doomed = [upload for upload in uploads if upload.initiated_at < horizon]
         for upload in doomed:
-            await self._client.abort_multipart(self._client.path(upload.key), upload.id)
+            await self.client.abort_multipart(self.client.path(upload.key), upload.id)
         return len(doomed)
 
     def _snapshot(self, path: str, composition: Composition) -> FileSnapshot:
-        return FileSnapshot(self._client, path, composition, self._options.copies_at_once)
+        return FileSnapshot(self.client, path, composition, self._options.copies_at_once)
 
     async def _entries(self, beginning: str, start_after: str = "") -> AsyncGenerator[Entry, None]:
         """Yield all objects whose path begins so, page by page."""
@@ -308,7 +311,7 @@ class S3Driver(StorageDriver, ObjectStore):
             start_after = ""
         token: str | None = None
         while True:
-            page = await self._client.list_page(
+            page = await self.client.list_page(
                 beginning, start_after=start_after if token is None else "", token=token
             )
             for entry in page.entries:

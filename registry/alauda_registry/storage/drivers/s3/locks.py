@@ -20,7 +20,7 @@ from alauda_registry.storage.threads import see_through
 
 FOLDER = "/_driver/locks"
 _RENEWAL_SECONDS = 8.0
-_SAFE_SECONDS = 20.0
+SAFE_SECONDS = 20.0
 """Who could not renew a lock for this long stops; others wait for longer."""
 
 _POLL_SECONDS = (0.02, 0.5)
@@ -77,7 +77,7 @@ class Locks:
         holder = secrets.token_hex(8)
         await self._acquire(name, holder, exclusive=exclusive, wait=wait)
         loop = asyncio.get_running_loop()
-        limit = asyncio.timeout_at(loop.time() + _SAFE_SECONDS)
+        limit = asyncio.timeout_at(loop.time() + SAFE_SECONDS)
         try:
             async with limit:
                 renewal = asyncio.ensure_future(self._renew(name, holder, limit))
@@ -134,7 +134,7 @@ class Locks:
                 if not state.is_held_by(holder):
                     return
                 await self._write(name, state)
-                limit.reschedule(began + _SAFE_SECONDS)
+                limit.reschedule(began + SAFE_SECONDS)
 
     async def _release(self, name: str, holder: str) -> None:
         for _ in range(8):

@@ -291,7 +291,8 @@ class _Open(OpenAnswer):
 
     @override
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        async for chunk in self._response.content.iter_any():
+        # As they came from the socket: others of its ways join them first.
+        async for chunk, _ in self._response.content.iter_chunks():
             yield chunk
 
     @override
