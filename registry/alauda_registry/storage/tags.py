@@ -119,10 +119,9 @@ class TagStore:
         """
         current = paths.tag_current(self._name, tag)
         if self._driver.objects is not None:
-            # Writing what it points to now, as distribution does, spares reading what it was.
-            history = paths.tag_history(self._name, tag, digest)
-            content = str(digest).encode()
-            return [Write(history, content), Write(current, content)]
+            # To read what it was would cost a request, and a history without its tag would be
+            # listed as one.
+            return [Write(current, str(digest).encode())]
         before = await read_link(self._driver, current)
         if before == digest:
             return [Ensure(current)]
