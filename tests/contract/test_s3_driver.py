@@ -300,7 +300,6 @@ async def test_only_what_is_old_and_ours_is_dropped(driver: S3Driver, bucket: s3
 async def test_a_url_is_good_for_its_method_and_needs_no_key(driver: S3Driver, method: str) -> None:
     await driver.publish(Write(PATH, b"content"))
     url = await driver.url(PATH, method)
-    assert url is not None
 
     async with httpx.AsyncClient() as client:
         answer = await client.request(method, url)

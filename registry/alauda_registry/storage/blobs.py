@@ -101,6 +101,10 @@ class BlobStore:
         Raises:
             BlobUnknown: The repository does not have it.
         """
+        if self._driver.objects is not None and self._cache.get(digest) is None:
+            # The link would be read for nothing, unless it leads to another digest, and again by
+            # whoever opens the blob then.
+            return None
         return self._cache.get(await self._target(digest))
 
     async def url(self, digest: Digest, method: str) -> str | None:
@@ -114,7 +118,7 @@ class BlobStore:
             BlobUnknown: The repository does not have it.
         """
         objects = self._driver.objects
-        if objects is None:
+        if objects is None or not objects.redirects:
             return None
         target = await self._target(digest)
         if self._cache.get(target) is not None:

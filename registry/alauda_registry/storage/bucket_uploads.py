@@ -12,7 +12,9 @@ that it is alone: it shares no byte with others, and the digest says what it is.
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from datetime import timedelta
+from typing import Any
 
 from typing_extensions import override
 
@@ -172,7 +174,7 @@ class BucketUploadSession(UploadSession):
             raise BlobUploadUnknown(upload=self.id) from missing
         await self._driver.publish(await self._blobs.link_step(digest, digest))
         self._progress.forget(self.id)
-        await self._forget(snapshot)
+        await self._forget(snapshot.delete())
 
     async def _commit_whole(self, digest: Digest, piece: Piece) -> None:
         if piece.start not in (None, 0):
@@ -183,8 +185,7 @@ class BucketUploadSession(UploadSession):
             await self._remove()
             raise
         self._progress.forget(self.id)
-        with contextlib.suppress(PathNotFound):
-            await self._forget(await self._objects.snapshot(self._path))
+        await self._forget(self._objects.discard(self._path))
 
     async def _copy(self, snapshot: Snapshot, digest: Digest) -> None:
         """Put the bytes in place; large ones that are there are not copied again.
@@ -230,10 +231,10 @@ class BucketUploadSession(UploadSession):
                     raise self._out_of_order() from busy
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _forget(self, snapshot: Snapshot) -> None:
+    async def _forget(self, deletion: Coroutine[Any, Any, None]) -> None:
         """Delete the session of a blob that is in its place; what stays is expired later."""
         try:
-            await snapshot.delete()
+            await deletion
         except DriverError as error:
             logger.warning("an upload that is over is left for now: %s", error)
 

@@ -255,8 +255,17 @@ class ObjectStore(Protocol):
     each of both is a message to another machine. So the stores ask for less, and for other things.
     """
 
+    @property
+    def redirects(self) -> bool:
+        """Whether clients are to fetch blobs from the bucket themselves."""
+        ...
+
     async def create(self, path: str) -> ObjectWriter:
         """Begin an object at its final place."""
+        ...
+
+    async def discard(self, path: str) -> None:
+        """Delete a file that nothing was appended to; one that is gone does not matter."""
         ...
 
     async def snapshot(self, path: str) -> Snapshot:
@@ -275,8 +284,8 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def url(self, path: str, method: str) -> str | None:
-        """Return where a client may fetch a file itself; None when it is to be given the bytes.
+    async def url(self, path: str, method: str) -> str:
+        """Return where a client may fetch a file itself for a while.
 
         Args:
             path: The file; whether it is there is not looked at.

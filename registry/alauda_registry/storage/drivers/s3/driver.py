@@ -249,6 +249,16 @@ class S3Driver(StorageDriver, ObjectStore):
     async def aclose(self) -> None:
         await self.client.transport.aclose()
 
+    @property
+    @override
+    def redirects(self) -> bool:
+        return self._options.redirect
+
+    @override
+    async def discard(self, path: str) -> None:
+        require_valid(path, driver=NAME)
+        await self.client.delete(path)
+
     @override
     async def create(self, path: str) -> ObjectWriter:
         require_valid(path, driver=NAME)
@@ -279,10 +289,8 @@ class S3Driver(StorageDriver, ObjectStore):
         return found, listing.next is not None
 
     @override
-    async def url(self, path: str, method: str) -> str | None:
+    async def url(self, path: str, method: str) -> str:
         require_valid(path, driver=NAME)
-        if not self._options.redirect:
-            return None
         return await self.client.url(path, method, self._options.redirect_seconds)
 
     @override
