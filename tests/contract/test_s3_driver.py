@@ -235,7 +235,7 @@ async def test_who_died_writing_is_succeeded_and_what_was_synced_is_kept(
     with pytest.raises(Busy):
         await driver.append("/a", create=False, wait=0)
 
-    monkeypatch.setattr(files, "CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr(files, "CLAIM_SECONDS", -5.0)
     heir = await driver.append("/a", create=False, wait=0)
     monkeypatch.undo()
     await heir.write([b" and more"])

@@ -24,6 +24,7 @@ from alauda_registry.storage.drivers.s3.errors import (
         (403, "AccessDenied", Refused, "do not allow it"),
         (403, "", Refused, "do not allow it"),
         (403, "InvalidAccessKeyId", Refused, "storage.s3.accesskey"),
+        (404, "XAdminUserNotFound", Refused, "storage.s3.accesskey"),
         (403, "SignatureDoesNotMatch", Refused, "storage.s3.secretkey"),
         (403, "RequestTimeTooSkewed", Refused, "clock"),
         (400, "ExpiredToken", Refused, "expired"),

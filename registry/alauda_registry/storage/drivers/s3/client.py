@@ -42,6 +42,7 @@ _SLOWEST_BYTES = 1024 * 1024
 _PAUSES = (0.05, 3.0)
 _DELETES_MAXIMUM = 1000
 TROUBLE = (aiohttp.ClientError, OSError, TimeoutError)
+_ABSENT = frozenset({"", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"})
 _OCTET_STREAM = "application/octet-stream"
 
 SIZE = "x-amz-meta-registry-size"
@@ -250,7 +251,8 @@ class S3Client:
         size = sum(map(len, body))
         answer, attempts = await self._send(request, path, size)
         if instead_of is not None and answer.status in (404, 412):
-            _refuse_bucket(answer, path)
+            if answer.status == 404:
+                _require_absence(answer, path)
             if attempts > 1 and (etag := await self._etag_if(path, body)):
                 # It was this very request that changed the object, and its answer was lost.
                 return etag
@@ -280,7 +282,7 @@ class S3Client:
             if answer.status != 404:
                 _require(answer, paths[0])
             else:
-                _refuse_bucket(answer, paths[0])
+                _require_absence(answer, paths[0])
             return
         for first in range(0, len(paths), _DELETES_MAXIMUM):
             some = paths[first : first + _DELETES_MAXIMUM]
@@ -409,7 +411,7 @@ class S3Client:
         )
         answer, attempts = await self._send(request, path, size)
         if answer.status == 404 and attempts > 1:
-            _refuse_bucket(answer, path)
+            _require_absence(answer, path)
             # It may have been completed, and the answer was lost.
             if (await self.head(path)).size == size:
                 return
@@ -521,14 +523,19 @@ def _require(answer: Answer, path: str) -> None:
     if answer.status < 300:
         return
     if answer.status == 404:
-        _refuse_bucket(answer, path)
+        _require_absence(answer, path)
         raise PathNotFound(driver=NAME, path=path)
     raise _unforeseen(answer, path)
 
 
-def _refuse_bucket(answer: Answer, path: str) -> None:
+def _require_absence(answer: Answer, path: str) -> None:
+    """See that a 404 is about an object or an upload, and not about a bucket or a key's owner.
+
+    Raises:
+        DriverError: It is about something else: nothing follows for the object.
+    """
     code, message = documents.parse_error(answer.body)
-    if code == "NoSuchBucket":
+    if code not in _ABSENT:
         raise refusal(answer.status, code, message, path)
 
 

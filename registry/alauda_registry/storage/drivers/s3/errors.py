@@ -104,6 +104,8 @@ _REFUSED: Mapping[str, _Meaning] = MappingProxyType(
         "RequestTimeTooSkewed": _Meaning("CLOCK_SKEWED", _CLOCK),
         "SignatureDoesNotMatch": _Meaning("WRONG_SIGNATURE", _SIGNATURE),
         "TemporaryRedirect": _Meaning("WRONG_REGION", _REGION),
+        # versitygw's word, with status 404.
+        "XAdminUserNotFound": _Meaning("UNKNOWN_ACCESS_KEY", _KEYS),
         "TokenRefreshRequired": _Meaning("CREDENTIALS_EXPIRED", _CREDENTIALS),
     }
 )
