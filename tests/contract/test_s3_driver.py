@@ -1,7 +1,7 @@
 """What a bucket has to do beyond the contract of all drivers, with answers lost and bodies cut."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from datetime import timedelta
 
@@ -36,10 +36,13 @@ class MeddledTransport(Transport):
         self.requests: list[Request] = []
         self.lose: Callable[[Request], bool] = lambda request: False
         self.cut_after: int | None = None
+        self.meet: Callable[[Request], Awaitable[None]] | None = None
 
     @override
     async def send(self, request: Request) -> Answer:
         self.requests.append(request)
+        if self.meet is not None:
+            await self.meet(request)
         answer = await self.transport.send(request)
         if self.lose(request):
             self.lose = lambda request: False

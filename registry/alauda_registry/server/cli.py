@@ -40,6 +40,10 @@ examples:
   image-registry serve --config /etc/distribution/config.yml --allow-plain-http --allow-anonymous
       with the configuration that registry:3 comes with, which is open to everybody, too
 
+  REGISTRY_STORAGE=s3 REGISTRY_STORAGE_S3_BUCKET=images REGISTRY_STORAGE_S3_REGION=eu-west-1 \\
+  image-registry serve
+      keeps images in a bucket, with the keys that AWS programs find; see registry/README.md
+
 Every setting can also be given as a variable: log.level is REGISTRY_LOG_LEVEL.
 Flags win over variables, variables over the file. See them all: image-registry check-config
 """
