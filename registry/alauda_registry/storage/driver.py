@@ -264,6 +264,10 @@ class ObjectStore(Protocol):
         """Begin an object at its final place."""
         ...
 
+    async def write_new(self, path: str, content: bytes) -> bool:
+        """Write a small file unless there is one, and tell whether there was none."""
+        ...
+
     async def discard(self, path: str) -> None:
         """Delete a file that nothing was appended to; one that is gone does not matter."""
         ...

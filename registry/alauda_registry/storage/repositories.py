@@ -174,12 +174,16 @@ class Registry:
 
     async def secret(self) -> bytes:
         """Return the secret that all processes on this storage sign upload locations with."""
-        if self._driver.objects is not None:
-            # What is visible in a bucket is there for good, and a lock costs requests.
+        objects = self._driver.objects
+        if objects is not None:
+            # Without a lock, which whoever held it might have lost while he wrote.
             with contextlib.suppress(PathNotFound):
                 secret = await self._driver.read(paths.SECRET)
                 if len(secret) == _SECRET_BYTES:
                     return secret
+                await self._driver.delete(paths.SECRET)
+            await objects.write_new(paths.SECRET, secrets.token_bytes(_SECRET_BYTES))
+            return await self._driver.read(paths.SECRET)
         async with self._driver.lock("secret", exclusive=True, wait=10):
             try:
                 secret = await self._driver.read(paths.SECRET)

@@ -255,6 +255,15 @@ class S3Driver(StorageDriver, ObjectStore):
         return self._options.redirect
 
     @override
+    async def write_new(self, path: str, content: bytes) -> bool:
+        require_valid(path, driver=NAME)
+        try:
+            await self.client.put(path, (content,), instead_of="")
+        except Conflict:
+            return False
+        return True
+
+    @override
     async def discard(self, path: str) -> None:
         require_valid(path, driver=NAME)
         await self.client.delete(path)
