@@ -5,6 +5,7 @@ and survives. What a bucket has not, such as files that grow and locks, is built
 writes in :mod:`.files` and :mod:`.locks`.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -39,7 +40,7 @@ from alauda_registry.storage.drivers.s3.appending import Appender, claim
 from alauda_registry.storage.drivers.s3.client import Conflict, S3Client
 from alauda_registry.storage.drivers.s3.direct import DirectWriter
 from alauda_registry.storage.drivers.s3.documents import Entry
-from alauda_registry.storage.drivers.s3.errors import NAME
+from alauda_registry.storage.drivers.s3.errors import NAME, failure
 from alauda_registry.storage.drivers.s3.files import (
     PIECE_MARK,
     Composition,
@@ -55,6 +56,7 @@ from alauda_registry.storage.together import together
 logger = logging.getLogger(__name__)
 
 _PROBE = "/_driver/probe"
+_CHECK_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,20 +228,30 @@ class S3Driver(StorageDriver, ObjectStore):
 
     @override
     async def check(self, *, write: bool) -> None:
+        try:
+            # Before whoever asks stops waiting, and has nothing to tell.
+            async with asyncio.timeout(_CHECK_SECONDS):
+                await self._check(write=write)
+        except TimeoutError as error:
+            raise failure(error, _PROBE) from error
+
+    async def _check(self, *, write: bool) -> None:
         await self.client.list_page("/", maximum=1)
         if not write:
             return
         await self.client.put(_PROBE, (datetime.now(UTC).isoformat().encode(),))
-        if not self._is_tried:
-            self._is_tried = True
-            try:
-                await self.client.put(_PROBE, (b"",), instead_of="")
-            except Conflict:
-                return
+        if self._is_tried:
+            return
+        try:
+            await self.client.put(_PROBE, (b"",), instead_of="")
+        except Conflict:
+            pass
+        else:
             logger.warning(
                 "the S3 server ignores conditions (If-None-Match) of writes: run one replica with "
                 "one worker only, or an upload that two of them write to at once fails"
             )
+        self._is_tried = True
 
     @override
     async def capacity(self) -> Capacity | None:
