@@ -18,8 +18,10 @@ from conformance.benchmarks.load import LoadFailed, ProgramMissing, find_program
 from conformance.benchmarks.processes import StartFailed
 from conformance.benchmarks.results import Section, merge, render_document
 from conformance.benchmarks.scenarios import (
+    bucket_requests,
     check_tree,
     cluster_reads,
+    in_buckets,
     memory,
     page_catalog,
     page_referrers,
@@ -51,6 +53,14 @@ SCENARIOS: Mapping[str, Callable[[Bench], Section]] = {
     "page-catalog": page_catalog.run,
     "page-referrers": page_referrers.run,
     "check-tree": check_tree.run,
+    "s3-small-reads": in_buckets.small_reads_run,
+    "s3-pull-through": in_buckets.pull_through_run,
+    "s3-pull-redirected": in_buckets.pull_redirected_run,
+    "s3-push-large": in_buckets.push_large_run,
+    "s3-push-images": in_buckets.push_images_run,
+    "s3-push-small": in_buckets.push_small_run,
+    "s3-memory": in_buckets.memory_run,
+    "s3-requests": bucket_requests.run,
 }
 
 FAILURES = (

@@ -84,8 +84,8 @@ class Bench:
         whole = self.content.reuse("large", LARGE + 8 * page)
         return [self.content.piece(whole, number * page, LARGE) for number in range(count)]
 
-    def count_syncs(self, server: Server, work: Callable[[int], object]) -> int:
-        """Count the calls with which a server makes a load durable, in an untimed run.
+    def count_costs(self, server: Server, work: Callable[[int], object]) -> int:
+        """Count what a load costs in an untimed run: here the calls that make it durable.
 
         Args:
             server: Which.

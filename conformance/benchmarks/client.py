@@ -44,10 +44,11 @@ class Request:
     body: bytes | Slice = b""
     chunked: bool = False
     """The body is in HTTP's chunked coding already."""
+    host: str = "localhost"
 
     def head(self) -> bytes:
         """Write the request up to its body."""
-        lines = [f"{self.method} {self.target} HTTP/1.1", "Host: localhost"]
+        lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {self.host}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         if self.chunked:
             lines.append("Transfer-Encoding: chunked")
@@ -81,12 +82,12 @@ class Connection:
     ) -> None:
         self._socket.close()
 
-    def ask(self, request: Request, expected: int, *, keep: bool = False) -> Answer:
+    def ask(self, request: Request, *expected: int, keep: bool = False) -> Answer:
         """Send a request and wait for the whole answer.
 
         Args:
             request: What to send.
-            expected: The status that the answer has to have.
+            expected: The statuses that the answer may have.
             keep: Whether to keep the body of the answer.
 
         Raises:
@@ -98,10 +99,10 @@ class Connection:
         else:
             self._socket.sendall(request.head() + request.body)
         answer = self._read_answer(request.method, keep=keep)
-        if answer.status != expected:
+        if answer.status not in expected:
             raise UnexpectedAnswer(
                 f"{request.method} {request.target} answered {answer.status} "
-                f"instead of {expected}: {answer.body[:500]!r}"
+                f"instead of {expected[0]}: {answer.body[:500]!r}"
             )
         return answer
 

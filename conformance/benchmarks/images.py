@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from conformance.benchmarks.client import Connection, Request
 from conformance.benchmarks.content import MANIFEST_TYPE, MIB, Blob, Image, Slice
@@ -71,9 +72,16 @@ def pull_image(port: int, image: Image) -> None:
             pull_blob(connection, image.repository, blob)
 
 
-def pull_blob(connection: Connection, repository: str, blob: Blob) -> None:
-    """Pull a blob and throw it away."""
-    connection.ask(Request("GET", f"/v2/{repository}/blobs/{blob.digest}"), 200)
+def pull_blob(connection: Connection, repository: str, blob: Blob, *, keep: bool = False) -> bytes:
+    """Pull a blob, from another server when redirected, and throw it away unless it is wanted."""
+    request = Request("GET", f"/v2/{repository}/blobs/{blob.digest}")
+    answer = connection.ask(request, 200, 307, keep=keep)
+    if answer.status == 307:
+        there = urlsplit(answer.headers["location"])
+        with Connection(there.port or 80) as storage:
+            target = f"{there.path}?{there.query}"
+            answer = storage.ask(Request("GET", target, host=there.netloc), 200, keep=keep)
+    return answer.body
 
 
 def timed(work: Callable[[], object]) -> float:

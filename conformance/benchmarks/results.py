@@ -32,8 +32,9 @@ class Row:
     """The same requests against an empty application."""
     ceiling: Samples | None = None
     """The same load against a server that answers at once: what the load generator can do."""
-    our_syncs: float | None = None
-    peer_syncs: float | None = None
+    our_costs: float | None = None
+    """How often it had to wait for the storage, counted in a run of its own."""
+    peer_costs: float | None = None
 
     @property
     def ratio(self) -> Samples | None:
@@ -59,6 +60,8 @@ class Section:
     title: str
     method: str
     rows: Sequence[Row]
+    costs: str = "syncs"
+    """What is counted as costs."""
 
 
 Facts = Sequence[tuple[str, str]]
@@ -91,15 +94,18 @@ def merge(sections: Sequence[Section]) -> list[Section]:
     merged: dict[str, Section] = {}
     for section in sections:
         first = merged.get(section.title, Section(section.title, "", ()))
-        method = f"{first.method} {section.method}".strip()
-        merged[section.title] = Section(section.title, method, [*first.rows, *section.rows])
+        is_said = section.method in first.method
+        method = first.method if is_said else f"{first.method} {section.method}".strip()
+        merged[section.title] = Section(
+            section.title, method, [*first.rows, *section.rows], section.costs
+        )
     return list(merged.values())
 
 
 def render_section(section: Section) -> str:
     """Write a section with its table."""
     columns = [
-        (title, cells)
+        (title.format(costs=section.costs), cells)
         for title, render in COLUMNS
         if any(cells := [render(row) for row in section.rows])
     ]
@@ -150,7 +156,7 @@ def _render_share(row: Row) -> str:
     return f"{row.ours.over(row.baseline).median:.0%} of {render_number(row.baseline.median)}"
 
 
-def _render_syncs(count: float | None) -> str:
+def _render_count(count: float | None) -> str:
     return "" if count is None else f"{count:g}"
 
 
@@ -164,6 +170,6 @@ COLUMNS: tuple[Column, ...] = (
     ("met", _render_met),
     ("share of an empty application", _render_share),
     ("load generator's ceiling", lambda row: render_samples(row.ceiling)),
-    ("our syncs each", lambda row: _render_syncs(row.our_syncs)),
-    ("its syncs each", lambda row: _render_syncs(row.peer_syncs)),
+    ("our {costs} each", lambda row: _render_count(row.our_costs)),
+    ("its {costs} each", lambda row: _render_count(row.peer_costs)),
 )

@@ -1,10 +1,8 @@
 """Referrers of one subject out of ten, a thousand and ten thousand; the peer has no such API."""
 
-from functools import partial
-
 from conformance.benchmarks import servers
 from conformance.benchmarks.bench import Bench
-from conformance.benchmarks.client import Connection, Request
+from conformance.benchmarks.client import Answer, Connection, Request
 from conformance.benchmarks.content import Blob, Content, render_manifest
 from conformance.benchmarks.images import in_parallel, push_blob, push_manifest
 from conformance.benchmarks.pages import Page, compare
@@ -58,7 +56,9 @@ def _push_referrers(content: Content, port: int, repository: str, count: int) ->
 
 
 def _pages(connection: Connection, first: str, size: int) -> list[Page]:
-    ask = partial(connection.ask, expected=200, keep=True)
+    def ask(request: Request) -> Answer:
+        return connection.ask(request, 200, keep=True)
+
     answer = ask(Request("GET", first))
     pages = [Page.as_answered(f"referrers of {size:,}, first page", first, "manifests", answer)]
     link = answer.headers.get("link", "")

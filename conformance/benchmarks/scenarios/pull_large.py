@@ -7,7 +7,7 @@ from statistics import median
 
 from conformance.benchmarks import servers
 from conformance.benchmarks.bench import LARGE, Bench, seeded
-from conformance.benchmarks.client import Connection, Request, UnexpectedAnswer
+from conformance.benchmarks.client import Connection, UnexpectedAnswer
 from conformance.benchmarks.images import pull_blob, push_blob, timed
 from conformance.benchmarks.results import Row, Section
 from conformance.benchmarks.servers import Server, Started
@@ -30,8 +30,7 @@ def run(bench: Bench) -> Section:
     def seed(running: Started) -> None:
         with Connection(running.port) as connection:
             push_blob(connection, REPOSITORY, blob)
-            request = Request("GET", f"/v2/{REPOSITORY}/blobs/{blob.digest}")
-            body = connection.ask(request, 200, keep=True).body
+            body = pull_blob(connection, REPOSITORY, blob, keep=True)
         if f"sha256:{hashlib.sha256(body).hexdigest()}" != blob.digest:
             raise UnexpectedAnswer("the blob that came back is not the blob that was pushed")
 

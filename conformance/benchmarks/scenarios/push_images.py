@@ -41,7 +41,7 @@ def run(bench: Bench) -> Section:
         return {WHAT: LARGE / 1e6 / spent}
 
     def count(server: Server) -> float:
-        return bench.count_syncs(server, lambda port: push_image(port, images[0]))
+        return bench.count_costs(server, lambda port: push_image(port, images[0]))
 
     sink = bench.sink()
     found = bench.collect([*bench.registries, sink], measure)[WHAT]
@@ -52,7 +52,7 @@ def run(bench: Bench) -> Section:
         ours=found[bench.ours],
         peer=found[bench.peer],
         ceiling=found[sink],
-        our_syncs=count(bench.ours),
-        peer_syncs=count(bench.peer),
+        our_costs=count(bench.ours),
+        peer_costs=count(bench.peer),
     )
     return Section("Pushes", METHOD, [row])

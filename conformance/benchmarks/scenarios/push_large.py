@@ -58,7 +58,7 @@ def run(bench: Bench) -> Section:
             with Connection(port) as connection:
                 push(connection)
 
-        return bench.count_syncs(server, work)
+        return bench.count_costs(server, work)
 
     sink = bench.sink()
     found = bench.collect([*bench.registries, sink], measure)
@@ -70,8 +70,8 @@ def run(bench: Bench) -> Section:
             ours=found[what][bench.ours],
             peer=found[what][bench.peer],
             ceiling=found[what][sink],
-            our_syncs=count(bench.ours, push),
-            peer_syncs=count(bench.peer, push),
+            our_costs=count(bench.ours, push),
+            peer_costs=count(bench.peer, push),
         )
         for what, push in ways.items()
     ]

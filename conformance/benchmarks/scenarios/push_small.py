@@ -45,12 +45,12 @@ def run(bench: Bench) -> Section:
             push(warm_up)
             for clients, shares in loads.items():
                 settle()
-                found[_what(clients)] = sum(map(len, shares)) / in_parallel(clients, push, shares)
+                found[name_of(clients)] = sum(map(len, shares)) / in_parallel(clients, push, shares)
         return found
 
     def count(server: Server, clients: int) -> float:
         shares = counted[clients]
-        calls = bench.count_syncs(
+        calls = bench.count_costs(
             server, lambda port: in_parallel(clients, partial(push_in_sequence, port), shares)
         )
         return round(calls / sum(map(len, shares)), 1)
@@ -59,21 +59,22 @@ def run(bench: Bench) -> Section:
     ceilings = bench.once(bench.sink(), measure)
     rows = [
         Row(
-            what=_what(clients),
+            what=name_of(clients),
             unit="images/s",
             target=TARGET,
-            ours=found[_what(clients)][bench.ours],
-            peer=found[_what(clients)][bench.peer],
-            ceiling=ceilings[_what(clients)],
-            our_syncs=count(bench.ours, clients),
-            peer_syncs=count(bench.peer, clients),
+            ours=found[name_of(clients)][bench.ours],
+            peer=found[name_of(clients)][bench.peer],
+            ceiling=ceilings[name_of(clients)],
+            our_costs=count(bench.ours, clients),
+            peer_costs=count(bench.peer, clients),
         )
         for clients in CLIENTS
     ]
     return Section("Pushes", METHOD, rows)
 
 
-def _what(clients: int) -> str:
+def name_of(clients: int) -> str:
+    """Name the row of so many clients."""
     return f"push of small images, {clients} connection{'s' if clients > 1 else ''}"
 
 

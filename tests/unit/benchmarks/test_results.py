@@ -82,9 +82,22 @@ def test_share_of_the_empty_application_stands_beside_its_number() -> None:
 
 
 def test_no_syncs_at_all_are_shown_as_zero() -> None:
-    section = Section("Pushes", "How.", [row(15.0, our_syncs=5.0, peer_syncs=0.0)])
+    section = Section("Pushes", "How.", [row(15.0, our_costs=5.0, peer_costs=0.0)])
 
     assert render_section(section).endswith("| 5 | 0 |\n")
+
+
+def test_costs_are_called_what_is_counted() -> None:
+    section = Section("Pushes", "How.", [row(15.0, our_costs=5.0)], costs="requests")
+
+    assert "| our requests each |" in render_section(section)
+    assert merge([section, section])[0].costs == "requests"
+
+
+def test_a_method_that_several_scenarios_share_is_told_once() -> None:
+    sections = [Section("Pulls", "How.", [row(1.0)]), Section("Pulls", "How.", [row(2.0)])]
+
+    assert merge(sections)[0].method == "How."
 
 
 def test_sections_of_one_title_become_one_table() -> None:

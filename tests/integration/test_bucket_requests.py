@@ -1,0 +1,48 @@
+"""No operation costs more requests to S3 than it costs distribution, counted in the same test."""
+
+from pathlib import Path
+
+import pytest
+
+from conformance.benchmarks import buckets
+from conformance.benchmarks.bench import Bench
+from conformance.benchmarks.buckets import bench_in
+from conformance.benchmarks.content import Content
+from conformance.benchmarks.scenarios import bucket_requests
+from conformance.benchmarks.servers import Ours, Peer
+from tests.parts.tools import require
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+def test_ours_never_asks_more_of_s3_than_distribution(tmp_path: Path) -> None:
+    require("versitygw", "distribution")
+    content = Content(tmp_path / "content")
+    bench = Bench(
+        directory=tmp_path,
+        content=content,
+        rounds=1,
+        seconds=1,
+        quick=False,
+        ours=Ours(),
+        peer=Peer(),
+    )
+    try:
+        with buckets.running("versitygw", tmp_path) as running:
+            in_buckets = bench_in(bench, running)
+            found = bucket_requests.count(in_buckets)
+    finally:
+        content.close()
+
+    more = {
+        what: (dict(by_server[in_buckets.ours]), dict(by_server[in_buckets.peer]))
+        for what, by_server in found.items()
+        if by_server[in_buckets.ours].total() > by_server[in_buckets.peer].total()
+    }
+    assert more == {}
+    # A count of nothing would pass, too.
+    assert all(
+        by_server[server].total() > 0
+        for by_server in found.values()
+        for server in in_buckets.registries
+    )
