@@ -1,10 +1,9 @@
 """Storages to hold to the contract, and what every test has to leave behind: nothing."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from alauda_registry.storage.driver import StorageDriver
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.drivers.inmemory import InMemoryDriver
 from alauda_registry.storage.drivers.pvc import PVCDriver
+from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
 from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
 from alauda_registry.storage.drivers.s3.opening import BucketAddress, Opening, open_s3
@@ -20,8 +20,11 @@ from alauda_registry.storage.drivers.s3.parts import MIB
 from alauda_registry.storage.drivers.s3.signing import Keys
 from alauda_registry.storage.timed import TimedDriver
 from tests.parts import s3
+from tests.parts.fake_bucket import BUCKET, FakeBucket, FakeTransport
 from tests.parts.tools import require
 from tests.unit.storage.claiming import claimed
+
+FAKE = "fake bucket"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -36,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def is_of_s3(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    return callspec is not None and callspec.params.get("storage") in s3.KINDS
+    return callspec is not None and callspec.params.get("storage") in (*s3.KINDS, FAKE)
 
 
 @dataclass(frozen=True)
@@ -84,36 +87,31 @@ def open_bucket(bucket: s3.Bucket, root: str = "some/where") -> S3Driver:
     return open_s3(opening, GivenKeys(Keys(s3.ACCESS_KEY, s3.SECRET_KEY)))
 
 
-S3Servers = Callable[[s3.Kind], s3.S3Server]
+def open_fake_bucket(bucket: FakeBucket) -> S3Driver:
+    client = S3Client(FakeTransport(bucket), BUCKET, GivenKeys(Keys("key", "secret")))
+    return S3Driver(client, S3Options(part_size=5 * MIB))
 
 
-@pytest.fixture(scope="session")
-def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Servers]:
-    """Start each S3 server once, when the first test wants it."""
-    with ExitStack() as stack:
-
-        @cache
-        def server(kind: s3.Kind) -> s3.S3Server:
-            require(kind)
-            return stack.enter_context(s3.running(kind, tmp_path_factory.mktemp(kind)))
-
-        yield server
-
-
-@pytest.fixture(params=["filesystem", "inmemory", "pvc", "stepwise", "timed", *s3.KINDS])
+@pytest.fixture(params=["filesystem", "inmemory", "pvc", "stepwise", "timed", FAKE, *s3.KINDS])
 async def storage(
     request: pytest.FixtureRequest,
     tmp_path: Path,
-    s3_servers: S3Servers,
+    start_s3: Callable[[s3.Kind], s3.S3Server],
 ) -> AsyncIterator[Storage]:
     if request.param in s3.KINDS:
-        bucket = s3_servers(request.param).create_bucket()
+        require(request.param)
+        bucket = start_s3(request.param).create_bucket()
         driver, other = open_bucket(bucket), open_bucket(bucket)
         yield Storage(driver, other, None)
         await driver.aclose()
         await other.aclose()
         assert_no_parts_are_left(bucket)
         bucket.remove()
+        return
+    if request.param == FAKE:
+        fake = FakeBucket(time.time)
+        yield Storage(open_fake_bucket(fake), open_fake_bucket(fake), None)
+        assert fake.uploads == {}
         return
     root = tmp_path / "root"
     storage = open_storage(request.param, root)

@@ -24,7 +24,7 @@ from alauda_registry.storage.drivers.s3.driver import S3Driver
 from alauda_registry.storage.drivers.s3.transport import Request
 from alauda_registry.storage.repositories import Registry, Repository, StorageOptions
 from alauda_registry.storage.uploads import Piece
-from tests.contract.conftest import S3Servers, open_bucket
+from tests.contract.conftest import open_bucket
 from tests.contract.test_s3_driver import BIG, MeddledTransport
 from tests.parts import s3
 
@@ -53,11 +53,9 @@ class Replicas:
         return self.other.repository(NAME)
 
 
-@pytest.fixture(params=s3.KINDS)
-async def replicas(
-    request: pytest.FixtureRequest, s3_servers: S3Servers
-) -> AsyncIterator[Replicas]:
-    bucket = s3_servers(request.param).create_bucket()
+@pytest.fixture
+async def replicas(s3_server: s3.S3Server) -> AsyncIterator[Replicas]:
+    bucket = s3_server.create_bucket()
     driver, other = open_bucket(bucket, ""), open_bucket(bucket, "")
     for opened in (driver, other):
         opened.client.transport = MeddledTransport(opened.client.transport)

@@ -17,7 +17,7 @@ from alauda_registry.storage.drivers.s3.opening import BucketAddress, Opening, o
 from alauda_registry.storage.drivers.s3.parts import MIB
 from alauda_registry.storage.drivers.s3.signing import Keys
 from alauda_registry.storage.drivers.s3.transport import Answer, OpenAnswer, Request, Transport
-from tests.contract.conftest import S3Servers, assert_no_parts_are_left
+from tests.contract.conftest import assert_no_parts_are_left
 from tests.parts import s3
 
 pytestmark = pytest.mark.anyio
@@ -100,9 +100,9 @@ class _CutAnswer(OpenAnswer):
         self._answer.close()
 
 
-@pytest.fixture(params=s3.KINDS)
-def bucket(request: pytest.FixtureRequest, s3_servers: S3Servers) -> s3.Bucket:
-    return s3_servers(request.param).create_bucket()
+@pytest.fixture
+def bucket(s3_server: s3.S3Server) -> s3.Bucket:
+    return s3_server.create_bucket()
 
 
 @pytest.fixture
