@@ -5,6 +5,7 @@ MinIO in a format of its own. What this module asks them goes through botocore a
 through our driver, so that the driver is not its own witness.
 """
 
+import json
 import ssl
 import urllib.error
 import urllib.request
@@ -49,6 +50,31 @@ class Bucket:
     name: str
     server: "S3Server"
     client: Any
+
+    def parameters(self, endpoint: str | None = None, **more: object) -> dict[str, object]:
+        """Return the section ``storage.s3`` of a registry's configuration.
+
+        Args:
+            endpoint: What stands before the server, if it shall not be asked itself.
+            more: Other parameters, by distribution's names.
+        """
+        return {
+            "bucket": self.name,
+            "region": REGION,
+            "regionendpoint": endpoint or self.server.endpoint,
+            "forcepathstyle": True,
+            "secure": self.server.tls is not None,
+            "accesskey": ACCESS_KEY,
+            "secretkey": SECRET_KEY,
+            **more,
+        }
+
+    def variables(self, endpoint: str | None = None, **more: object) -> dict[str, str]:
+        """Return the same as ``REGISTRY_*`` variables."""
+        return {
+            f"REGISTRY_STORAGE_S3_{name.upper()}": json.dumps(value).strip('"')
+            for name, value in self.parameters(endpoint, **more).items()
+        }
 
     def keys(self, prefix: str = "") -> list[str]:
         """Return the keys of all objects, in the server's order."""
@@ -125,7 +151,7 @@ class S3Server:
 
     def client(self, endpoint: str | None = None) -> Any:
         """Return a botocore client of it, or of what stands before it at another endpoint."""
-        return _client(endpoint or self.endpoint, self.tls and self.tls.authority)
+        return make_client(endpoint or self.endpoint, self.tls and self.tls.authority)
 
     def create_bucket(self, name: str | None = None) -> Bucket:
         """Make a bucket; by default one with a name that was never used."""
@@ -185,8 +211,8 @@ def running(
 
 
 @lru_cache
-def _client(endpoint: str, authority: Path | None) -> Any:
-    """Make a client once for each endpoint, since that takes a tenth of a second."""
+def make_client(endpoint: str, authority: Path | None = None, *, read_timeout: float = 30.0) -> Any:
+    """Return a client that never tries again; made once, since that takes a tenth of a second."""
     return botocore.session.Session().create_client(
         "s3",
         region_name=REGION,
@@ -198,6 +224,7 @@ def _client(endpoint: str, authority: Path | None) -> Any:
             s3={"addressing_style": "path"},
             retries={"total_max_attempts": 1},
             max_pool_connections=32,
+            read_timeout=read_timeout,
         ),
     )
 
