@@ -1,4 +1,4 @@
-"""Starts the peer: the registry of the distribution project, over a directory, on plain HTTP."""
+"""Starts the peer: the registry of the distribution project, on plain HTTP."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -26,13 +26,18 @@ class Peer:
 
 @contextmanager
 def running(
-    directory: Path, *, root: Path | None = None, settings: Mapping[str, str] | None = None
+    directory: Path,
+    *,
+    root: Path | None = None,
+    storage: Mapping[str, object] | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Peer]:
     """Run it for the length of a ``with`` block.
 
     Args:
         directory: For its configuration and its log.
         root: Where the images are; by default a folder in ``directory``.
+        storage: The section of its configuration, when they are not in a folder.
         settings: More ``REGISTRY_*`` variables.
 
     Raises:
@@ -47,7 +52,10 @@ def running(
     content = {
         "version": 0.1,
         "log": {"level": "warn", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(root)}, "delete": {"enabled": True}},
+        "storage": {
+            **(storage or {"filesystem": {"rootdirectory": str(root)}}),
+            "delete": {"enabled": True},
+        },
         "http": {"addr": f"127.0.0.1:{port}"},
     }
     configuration.write_text(json.dumps(content))
