@@ -7,9 +7,10 @@ each about one thing that can be asked for by its key.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Sized
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Protocol
 
 from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.errors import BlobUnknown, ManifestUnknown, RegistryError
@@ -19,7 +20,6 @@ from alauda_registry.oci.reference import RepositoryName, Tag
 from alauda_registry.storage.driver import Busy, DriverError
 from alauda_registry.storage.repositories import Registry, Repository
 from alauda_registry.storage.uploads import UploadSession
-from tests.torture.recording import Recorder
 from tests.unit.storage.pushing import EMPTY, descriptor, image, index, piece
 
 REPOSITORIES = (RepositoryName("a"), RepositoryName("b/c"))
@@ -70,7 +70,6 @@ REFERRERS = {
 }
 BY_DIGEST = {content.digest: content for content in (*BLOBS, *MANIFESTS)}
 
-_PATIENCE = 2_000
 _PAUSE = 0.01
 
 Key = tuple[str, ...]
@@ -151,20 +150,41 @@ class Upload:
     answered: int | None = None
 
 
+class Effects(Protocol):
+    """Knows what was done so far."""
+
+    @property
+    def effects(self) -> Sized:
+        """All of it, in order."""
+
+
+class Processes(Protocol):
+    """The same storage in several processes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Registry: ...
+
+
 class Clients:
     """Carries out what the clients of two processes ask for, and remembers it.
 
     Args:
         registries: The same storage in several processes.
-        recorder: Knows how many effects there were.
+        recorder: Knows what was done to it.
 
     Attributes:
         operations: What was asked for.
         uploads: The upload sessions that were begun.
         failures: What was answered in a way that no client should see.
+        patience: How often one looks whether somebody else did what it waits for.
+        bearable: What they may be told by the storage, and then know nothing.
     """
 
-    def __init__(self, registries: Sequence[Registry], recorder: Recorder) -> None:
+    patience = 2_000
+    bearable: tuple[type[DriverError], ...] = (Busy,)
+
+    def __init__(self, registries: Processes, recorder: Effects) -> None:
         self._registries = registries
         self._recorder = recorder
         self.operations: list[Operation] = []
@@ -189,7 +209,7 @@ class Clients:
         except RegistryError:
             operation.outcome = Outcome.REFUSED
         except DriverError as error:
-            if not isinstance(error, Busy):
+            if not isinstance(error, self.bearable):
                 self.failures.append(f"{name}: {error}")
         else:
             operation.outcome = Outcome.DONE
@@ -246,7 +266,7 @@ class Clients:
         stores = self.stores(process, repository)
         parsed = PARSED[manifest.digest]
         for needed in parsed.required_blobs():
-            for _ in range(_PATIENCE):
+            for _ in range(self.patience):
                 try:
                     await stores.blobs.stat(needed.digest)
                     break
@@ -264,7 +284,7 @@ class Clients:
         """Wait a while for somebody to move a tag, and then push what it points to once more."""
         before = await self._target(process, repository, tag)
         now = before
-        for _ in range(_PATIENCE):
+        for _ in range(self.patience):
             now = await self._target(process, repository, tag)
             if now != before:
                 break

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tests.parts import registry
+from tests.parts import registry, s3
 from tests.parts.processes import wait_until
 from tests.parts.registry import Server
 
@@ -31,12 +31,20 @@ class Storage:
 
     Attributes:
         variables: ``REGISTRY_*`` variables that say so; None for the folder ``root``.
+        bucket: The bucket that they lead to, if they lead to one.
         program: What runs the server there.
     """
 
     root: Path | None = None
     variables: Mapping[str, str] | None = None
+    bucket: s3.Bucket | None = None
     program: Sequence[str | Path] = registry.PROGRAM
+
+
+def in_bucket(bucket: s3.Bucket, program: Sequence[str | Path]) -> Storage:
+    """Return a bucket as the storage of servers that serve its blobs themselves."""
+    variables = bucket.variables() | {"REGISTRY_STORAGE_REDIRECT_DISABLE": "true"}
+    return Storage(variables=variables, bucket=bucket, program=program)
 
 
 class Way(StrEnum):

@@ -5,29 +5,32 @@ is started again on the same storage and everything is looked at over HTTP: what
 is there, byte for byte, what was acknowledged as deleted is gone, what was under way happened or
 did not, and nothing that is served or listed dangles. Clients go on with what they were at.
 
-Nothing here knows of files: another kind of storage is another line of ``STORAGES``.
+The clients know nothing of files or buckets: another kind of storage is another ``Storage``.
 """
 
 import os
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.integration.buckets import assert_nothing_dangles
+from tests.parts import s3
 from tests.parts.processes import run
 from tests.parts.registry import PROGRAM
+from tests.parts.tools import require
 from tests.torture.asking import Asker
 from tests.torture.checking import Books
 from tests.torture.crowd import Crowd
 from tests.torture.histories import NEVER, History, Key
 from tests.torture.load import Client
 from tests.torture.real_clients import RealClient, find_clients
-from tests.torture.servers import Storage, Victim, Way
+from tests.torture.servers import Storage, Victim, Way, in_bucket
 from tests.torture.talking import Line
 from tests.torture.world import World, make_world
 
@@ -44,9 +47,27 @@ def seed() -> int:
     return int(os.environ.get("TORTURE_SEED") or random.randrange(2**32))
 
 
-@pytest.fixture(params=["filesystem"])
-def storage(tmp_path: Path, program: Sequence[str | Path]) -> Storage:
-    return Storage(root=tmp_path / "root", program=program)
+@pytest.fixture(params=["filesystem", *s3.KINDS])
+def storage(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    program: Sequence[str | Path],
+    start_s3: Callable[[s3.Kind], s3.S3Server],
+    is_long: bool,
+) -> Iterator[Storage]:
+    if request.param not in s3.KINDS:
+        yield Storage(root=tmp_path / "root", program=program)
+        return
+    if "writes late" in request.node.name:
+        pytest.skip("what is found in a folder would be found in a bucket, by the same clients")
+    if not is_long and not (
+        request.param == "versitygw" and "process by process" in request.node.name
+    ):
+        pytest.skip("make torture has it; a folder shows every way in the short run, too")
+    require(request.param)
+    bucket = start_s3(request.param).create_bucket()
+    yield in_bucket(bucket, program)
+    bucket.remove()
 
 
 @pytest.fixture
@@ -144,8 +165,10 @@ class Ordeal:
         assert self.victim.complaints() == []
 
     def expect_only_garbage(self) -> None:
-        """See that what was left behind is garbage, where there is a folder to look into."""
-        root = self.victim.storage.root
+        """See that what was left behind is garbage, and nothing of it is in the way."""
+        root, bucket = self.victim.storage.root, self.victim.storage.bucket
+        if bucket is not None:
+            assert_nothing_dangles(bucket)
         if root is not None:
             run([*PROGRAM, "fsck", "--root", root, "--age", "0s", "--no-progress"])
 
