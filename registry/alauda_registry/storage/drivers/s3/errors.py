@@ -132,6 +132,9 @@ _PASSING = frozenset(
         *("XAmzContentSHA256Mismatch", "ExistingObjectIsDirectory"),
     }
 )
+_SPOILT = frozenset({"InvalidPart", "InvalidPartOrder"})
+"""The parts are not those that the server said it had: the upload has to begin anew."""
+
 _FULL_CODES = frozenset({"XMinioStorageFull", "InsufficientStorage", "StorageFull"})
 _QUOTA_CODES = frozenset({"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "EntityTooLargeQuota"})
 
@@ -161,6 +164,9 @@ def refusal(status: int, code: str, message: str, path: str) -> DriverError:
     if status == 429 or code in _THROTTLED:
         error = Throttled(text, driver=NAME, path=path)
         error.advice = _SLOW
+    elif code in _SPOILT:
+        error = Truncated(text, driver=NAME, path=path)
+        error.advice = _SICK
     elif is_passing(status, code) or status >= 500:
         error = Unreachable(text, driver=NAME, path=path)
         error.advice = _SICK
