@@ -111,12 +111,7 @@ class Registry:
     ) -> httpx.Response:
         """Send a request to an absolute URL, or to a path of the registry."""
         target = url if "://" in url else self.base.join(url.lstrip("/"))
-        answer = self._http.request(method, target, headers=headers, content=content)
-        for redirect in answer.history:
-            # Who is sent elsewhere for a blob was told its digest by the registry.
-            if digest := redirect.headers.get("Docker-Content-Digest"):
-                answer.headers.setdefault("Docker-Content-Digest", digest)
-        return answer
+        return self._http.request(method, target, headers=headers, content=content)
 
 
 class Stream:

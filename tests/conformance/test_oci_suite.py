@@ -10,19 +10,11 @@ from pathlib import Path
 import pytest
 
 from conformance.oci import suite
-from conformance.oci.check import Check, Level, Version
+from conformance.oci.check import Check, Version
 from conformance.oci.registry import Registry
 from conformance.oci.suite import Outcome
-from tests.conformance.conftest import IN_BUCKETS
 from tests.integration.guarded import Guarded
 from tests.parts import registry
-
-ANSWERED_BY_S3 = {
-    "range-after-the-end": "both S3 servers leave Content-Range out of a 416",
-    "range-on-condition": "neither S3 server looks at If-Range",
-    "entity-tag-of-a-blob": "the entity tag of an object is the S3 server's own",
-}
-"""What a client that is sent to the bucket gets from there, and we can't say otherwise."""
 
 REFUSING = [
     check
@@ -52,11 +44,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.id)
-def test_our_server_passes(check: Check, subject: Registry, request: pytest.FixtureRequest) -> None:
-    is_redirecting = IN_BUCKETS.get(request.node.callspec.params["url"], ("", False))[1]
-    if is_redirecting and check.id in ANSWERED_BY_S3:
-        assert check.dev_level is Level.SHOULD
-        request.applymarker(pytest.mark.xfail(strict=True, reason=ANSWERED_BY_S3[check.id]))
+def test_our_server_passes(check: Check, subject: Registry) -> None:
     result = suite.run(check, subject)
 
     assert (result.outcome, result.message) == (Outcome.OK, "")

@@ -21,6 +21,8 @@ from tests.parts.containerd import Containerd
 from tests.parts.dockerd import Dockerd
 from tests.parts.tools import find, require
 
+LARGE = 200_000
+
 
 @dataclass(frozen=True)
 class Served:
@@ -71,7 +73,10 @@ def target(served: Served) -> Target:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Layout:
-    return layouts.image(tmp_path / "image")
+    """An image with a layer that is too large to be served by the registry itself."""
+    archive = tmp_path / "large-layer.tar"
+    archive.write_bytes(layouts.tarball(size=LARGE))
+    return layouts.image(tmp_path / "image", layer=archive)
 
 
 def layers_of(target: Target, name: str, reference: str) -> set[str]:
@@ -89,7 +94,7 @@ def test_docker_pushes_and_pulls(
 ) -> None:
     docker = Client([find("docker"), "--host", f"unix://{dockerd_part.socket}"], home)
     archive = tmp_path / "layer.tar"
-    archive.write_bytes(layouts.tarball())
+    archive.write_bytes(layouts.tarball(size=LARGE))
     image_id = docker("import", "--change", "CMD /content", archive).strip()
     docker("tag", image_id, f"{image_name}:1")
 
@@ -167,7 +172,6 @@ def test_skopeo_copies_an_index_there_and_back(
 
     assert served.target.manifest(repository, "1")[0] == index.digest
     assert Layout(tmp_path / "back", index.digest).blobs() == index.blobs()
-    assert served.fetched()
 
 
 def test_crane_pushes_validates_and_pulls(
@@ -177,7 +181,7 @@ def test_crane_pushes_validates_and_pulls(
     crane = Client([find("crane")], home)
 
     crane("push", source.path, f"{image_name}:1")
-    crane("validate", "--remote", f"{image_name}:1")
+    crane("validate", "--fast", "--remote", f"{image_name}:1")
     crane("pull", "--format", "oci", f"{image_name}:1", tmp_path / "back")
 
     assert crane("digest", f"{image_name}:1").strip() == source.digest
@@ -196,7 +200,7 @@ def test_regctl_copies_in_chunks_there_and_back(
     tmp_path: Path,
 ) -> None:
     require("regctl")
-    options = f"reg={served.target.address},tls=disabled,blobChunk=1000,blobMax=1000"
+    options = f"reg={served.target.address},tls=disabled,blobChunk=70000,blobMax=70000"
     regctl = Client([find("regctl"), "--host", options], home)
 
     regctl("image", "copy", f"ocidir://{source.path}:1", f"{image_name}:1")

@@ -7,6 +7,7 @@ under its sha256 digest and links it there.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -28,7 +29,25 @@ from alauda_registry.storage.driver import (
 SMALL_BLOB = 64 * 1024
 """Blobs up to this size are read whole, verified and cached: configs, mostly."""
 
-BlobCache = ContentCache[bytes]
+_LARGE_ONES = 10_000
+
+
+class BlobCache(ContentCache[bytes]):
+    """The small blobs that were used last, and which ones are known to be larger."""
+
+    def __init__(self, maximum: int) -> None:
+        super().__init__(maximum)
+        self._large: OrderedDict[Digest, None] = OrderedDict()
+
+    def note_large(self, digest: Digest) -> None:
+        """Remember that a blob is not small, which never changes."""
+        self._large[digest] = None
+        if len(self._large) > _LARGE_ONES:
+            self._large.popitem(last=False)
+
+    def is_large(self, digest: Digest) -> bool:
+        """Tell whether a blob is known not to be small."""
+        return digest in self._large
 
 
 @dataclass(slots=True)
@@ -110,8 +129,11 @@ class BlobStore:
     async def url(self, digest: Digest, method: str) -> str | None:
         """Return where a client is to fetch a blob itself; None when it gets the bytes here.
 
+        Small blobs it gets here: that is one way less for it, and the answer has our headers.
+
         Args:
-            digest: The blob. Whether its bytes are there is left to the client to find out.
+            digest: The blob. Of one that is known to be large, whether its bytes are there is
+                left to the client to find out.
             method: GET or HEAD: the URL is good for that alone.
 
         Raises:
@@ -123,7 +145,16 @@ class BlobStore:
         target = await self._target(digest)
         if self._cache.get(target) is not None:
             return None
-        return await objects.url(paths.blob_data(target), method)
+        data = paths.blob_data(target)
+        if not self._cache.is_large(target):
+            try:
+                size = (await self._driver.stat(data)).size
+            except PathNotFound as missing:
+                raise BlobUnknown(digest=str(digest)) from missing
+            if size <= SMALL_BLOB:
+                return None
+            self._cache.note_large(target)
+        return await objects.url(data, method)
 
     async def open(self, digest: Digest) -> Blob:
         """Open a blob for reading.
