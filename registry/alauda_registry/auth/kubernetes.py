@@ -19,6 +19,7 @@ the metrics                   ``get registry/metrics``, for the whole cluster
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
@@ -229,9 +230,10 @@ def _expiry(token: str) -> float | None:
     """When a token ends that the API server has found good; None if that can't be told."""
     try:
         expires = tokens.read(token).claims.get("exp")
-    except tokens.TokenInvalid:
+        expires = float(expires) if isinstance(expires, int | float) else math.nan
+    except (tokens.TokenInvalid, OverflowError):
         return None
-    return float(expires) if isinstance(expires, int | float) else None
+    return expires if math.isfinite(expires) else None
 
 
 def _identity_in(certificate: Certificate) -> Identity:

@@ -1,6 +1,8 @@
 """Kubernetes decides, as far as that shows without an API server."""
 
 import asyncio
+import base64
+import json
 import ssl
 import time
 from collections.abc import Sequence
@@ -136,6 +138,19 @@ async def test_identity_ends_with_its_token(
     caller = await authenticator.authenticate(Bearer(token), ADDRESS)
 
     assert caller.identity.expires == end
+
+
+@pytest.mark.parametrize("exp", [10**400, float("-inf"), float("nan"), "soon", None], ids=range(5))
+async def test_identity_whose_token_ends_at_no_time_has_no_end(
+    client: InMemoryKubeClient, authenticator: KubernetesAuthenticator, exp: object
+) -> None:
+    encoded = base64.urlsafe_b64encode(json.dumps({"exp": exp}).encode()).rstrip(b"=").decode()
+    token = f"eyJhbGciOiJub25lIn0.{encoded}.x"
+    client.tokens[token] = ROBOT, frozenset()
+
+    caller = await authenticator.authenticate(Bearer(token), ADDRESS)
+
+    assert caller.identity.expires is None
 
 
 async def test_same_token_is_asked_about_once(
