@@ -1,0 +1,1 @@
+"""The kinds of ``image.alauda.io/v1``, one module each."""

@@ -1,0 +1,152 @@
+"""Image: one record for each manifest, named by its digest (facts/image-api.md 2.1 and 3.3)."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from alauda_imageapi.kinds import docker_metadata, schemas, signatures
+from alauda_imageapi.kinds.names import MANIFEST_BLOB_STORED, PullSpec, is_digest
+from alauda_imageapi.machinery import errors
+from alauda_imageapi.machinery.errors import Cause
+from alauda_imageapi.machinery.objects import Object
+from alauda_imageapi.machinery.resources import NAME_COLUMN, Column, Context
+from alauda_imageapi.machinery.schema import Schema
+from alauda_imageapi.machinery.store import Stored
+from alauda_imageapi.machinery.stored import StoredResource
+
+_IMMUTABLE = ("dockerImageMetadata", "dockerImageMetadataVersion", "dockerImageLayers")
+
+
+class Images(StoredResource):
+    """``images``."""
+
+    name = "images"
+    singular = "image"
+    kind = "Image"
+    namespaced = False
+    verbs = (
+        *("create", "delete", "deletecollection", "get"),
+        *("list", "patch", "update", "watch"),
+    )
+    schema: ClassVar[Schema] = schemas.IMAGE
+    columns = (NAME_COLUMN, Column("Image Reference", "Where the image can be pulled from."))
+
+    @override
+    async def prepare_create(self, context: Context, document: Object) -> None:
+        now = context.surroundings.timestamp()
+        prepare_image(document, now)
+        document["metadata"].pop("generation", None)
+
+    @override
+    async def prepare_update(
+        self, context: Context, document: Object, old: Object, subresource: str
+    ) -> None:
+        if document.get("dockerImageManifest"):
+            docker_metadata.complete(document, context.surroundings.timestamp())
+        _drop_stored_content(document)
+
+    @override
+    def only_part(self, new: Object, old: Object, subresource: str) -> Object:
+        if not old:
+            return new
+        part = dict(new)
+        for name in (*_IMMUTABLE, "dockerImageSignatures"):
+            if name in old:
+                part[name] = old[name]
+            elif name in _IMMUTABLE:
+                part.pop(name, None)
+        _keep_content(part, old)
+        return part
+
+    @override
+    async def check(
+        self, context: Context, document: Object, old: Object | None
+    ) -> Iterable[Cause]:
+        return check_image(document, "")
+
+    @override
+    async def find(self, context: Context, name: str) -> Stored | None:
+        # Tools that keep images under names which Kubernetes allows write a dash.
+        if name.startswith("sha256-"):
+            name = name.replace("-", ":", 1)
+        return await super().find(context, name)
+
+    @override
+    def row(self, document: Object, now: datetime) -> list[Any]:
+        return [document["metadata"]["name"], document.get("dockerImageReference", "")]
+
+
+def prepare_image(image: Object, now: str) -> None:
+    """Derive what follows from the manifest of a new image."""
+    were_given = bool(image.get("dockerImageLayers"))
+    docker_metadata.complete(image, now)
+    docker_metadata.order_layers(image, were_given=were_given)
+    _drop_stored_content(image)
+
+
+def without_content(image: Object) -> Object:
+    """Return an image as others show it: without raw manifest and configuration."""
+    raw = ("dockerImageManifest", "dockerImageConfig")
+    return {name: value for name, value in image.items() if name not in raw}
+
+
+def check_image(image: Mapping[str, Any], path: str) -> Iterable[Cause]:
+    """Yield what breaks the rules.
+
+    Args:
+        image: The Image.
+        path: Of the field it is in, with a dot behind, or empty.
+    """
+    reference = image.get("dockerImageReference", "")
+    if not reference:
+        yield errors.required(f"{path}dockerImageReference")
+    elif PullSpec.parse(reference) is None:
+        yield errors.invalid(f"{path}dockerImageReference", reference, "is no pull spec")
+    manifests = image.get("dockerImageManifests") or []
+    if manifests and image.get("dockerImageLayers"):
+        detail = "dockerImageLayers may not be set when dockerImageManifests is"
+        yield errors.invalid(f"{path}dockerImageLayers", "", detail)
+    for index, manifest in enumerate(manifests):
+        yield from _check_manifest(manifest, f"{path}dockerImageManifests[{index}]")
+    for index, signature in enumerate(image.get("signatures") or []):
+        yield from signatures.check_signature(signature, f"{path}signatures[{index}]")
+
+
+def _check_manifest(manifest: Object, where: str) -> Iterable[Cause]:
+    if not is_digest(manifest.get("digest", "")):
+        yield errors.invalid(f"{where}.digest", manifest.get("digest", ""), "is no digest")
+    major, slash, minor = manifest.get("mediaType", "").partition("/")
+    if not (major and slash and minor):
+        yield errors.invalid(f"{where}.mediaType", manifest.get("mediaType", ""), "is no type")
+    for name in ("architecture", "os"):
+        if not manifest.get(name):
+            yield errors.required(f"{where}.{name}")
+    if manifest.get("manifestSize", 0) < 0:
+        yield errors.invalid(f"{where}.manifestSize", manifest["manifestSize"], "is negative")
+
+
+def _keep_content(document: Object, old: Object) -> None:
+    """Let raw manifest and configuration be changed to what they are by digest only."""
+    for name, expected in (
+        ("dockerImageManifest", document["metadata"]["name"]),
+        ("dockerImageConfig", docker_metadata.config_digest(old)),
+    ):
+        given = document.get(name)
+        if given and given != old.get(name) and docker_metadata.content_digest(given) != expected:
+            _restore(document, old, name)
+
+
+def _restore(document: Object, old: Object, name: str) -> None:
+    if name in old:
+        document[name] = old[name]
+    else:
+        del document[name]
+
+
+def _drop_stored_content(image: Object) -> None:
+    annotations = image["metadata"].get("annotations") or {}
+    if annotations.get(MANIFEST_BLOB_STORED) == "true":
+        image.pop("dockerImageManifest", None)
+        image.pop("dockerImageConfig", None)

@@ -1,0 +1,112 @@
+"""ImageStreamMapping: what a push posts (facts/image-api.md 2.10 and 3.9).
+
+Beyond OpenShift's, a stream that is missing is made, and an image may be mapped by its digest alone
+(facts/vendor-and-journeys.md 1.7).
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from alauda_imageapi.kinds import schemas, tags
+from alauda_imageapi.kinds.images import check_image, prepare_image
+from alauda_imageapi.kinds.imagestreams import ImageStreams
+from alauda_imageapi.kinds.names import MANAGED
+from alauda_imageapi.machinery import errors
+from alauda_imageapi.machinery.managed_fields import Manager
+from alauda_imageapi.machinery.objects import Object
+from alauda_imageapi.machinery.resources import Context, Group, Resource
+from alauda_imageapi.machinery.schema import Schema
+from alauda_imageapi.machinery.store import Exists, Key
+
+
+class ImageStreamMappings(Resource):
+    """``imagestreammappings``; they are only made, and leave an Image and a tag."""
+
+    name = "imagestreammappings"
+    singular = "imagestreammapping"
+    kind = "ImageStreamMapping"
+    verbs = ("create",)
+    schema: ClassVar[Schema] = schemas.IMAGE_STREAM_MAPPING
+
+    def __init__(self, group: Group, streams: ImageStreams) -> None:
+        super().__init__(group)
+        self._streams = streams
+
+    @override
+    async def create(self, context: Context, document: Object, manager: Manager) -> Object:
+        name, tag = document["metadata"].get("name", ""), document.get("tag", "")
+        image = document.get("image") or {}
+        image.setdefault("metadata", {})
+        image.pop("signatures", None)
+        repository = self._streams.repository({"metadata": {**document["metadata"], "name": name}})
+        digest = image["metadata"].get("name", "")
+        if not image.get("dockerImageReference"):
+            image["dockerImageReference"] = f"{repository}@{digest}"
+        causes = [] if name else [errors.required("metadata.name")]
+        causes += [] if tag else [errors.required("tag")]
+        causes += [] if digest else [errors.required("image.metadata.name")]
+        causes += self._streams.images.check_name(digest) if digest else ()
+        prepare_image(image, context.surroundings.timestamp())
+        causes += check_image(image, "image.")
+        if causes:
+            raise self.invalid(name, causes)
+        is_new = await make_image(self._streams, context, image)
+        reference = image["dockerImageReference"]
+        annotations: Mapping[str, Any] = image["metadata"].get("annotations") or {}
+        if not is_new and annotations.get(MANAGED) == "true":
+            reference = f"{repository}@{digest}"
+
+        async def point(stream: Object) -> bool:
+            return point_tag(stream, tag, digest, reference, context.surroundings.timestamp())
+
+        await self._streams.edit(context, name, point, create=True)
+        return {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Success",
+            "details": self.details(context, name),
+        }
+
+
+async def make_image(streams: ImageStreams, context: Context, image: Object) -> bool:
+    """Keep an image that is prepared, unless there is one already; whether it is new."""
+    images, name = streams.images, image["metadata"]["name"]
+    key = Key(images.name, "", name)
+    if context.dry_run or await images.store.get(key) is not None:
+        return False
+    metadata = {
+        "name": name,
+        "uid": context.surroundings.make_uid(),
+        "creationTimestamp": context.surroundings.timestamp(),
+    }
+    for field in ("labels", "annotations"):
+        if image["metadata"].get(field):
+            metadata[field] = image["metadata"][field]
+    document = {
+        **image,
+        "kind": images.kind,
+        "apiVersion": images.group.api_version,
+        "metadata": metadata,
+    }
+    try:
+        await images.store.create(key, document)
+    except Exists:
+        return False
+    return True
+
+
+def point_tag(stream: Object, tag: str, image: str, reference: str, now: str) -> bool:
+    """Let a tag point to an image that was pushed; whether that is news."""
+    event = {
+        "created": now,
+        "dockerImageReference": reference,
+        "image": image,
+        "generation": stream["metadata"].get("generation", 1),
+    }
+    if not tags.add_event(stream, tag, event):
+        return False
+    tags.follow(stream, tag)
+    return True

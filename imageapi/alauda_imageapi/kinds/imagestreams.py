@@ -1,0 +1,371 @@
+"""ImageStream: the tags of a repository (facts/image-api.md 2.3 and 3.2 to 3.7)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+from typing_extensions import override
+
+from alauda_imageapi.kinds import layers, printers, resolution, schemas, tags
+from alauda_imageapi.kinds.content import Content, NoContent
+from alauda_imageapi.kinds.images import Images
+from alauda_imageapi.kinds.names import LONGEST_NAME, PullSpec, is_component
+from alauda_imageapi.machinery import errors, objects
+from alauda_imageapi.machinery.errors import AlreadyExists, Cause
+from alauda_imageapi.machinery.managed_fields import Manager
+from alauda_imageapi.machinery.objects import Object
+from alauda_imageapi.machinery.resources import (
+    NAME_COLUMN,
+    Column,
+    Context,
+    Group,
+    Subresource,
+)
+from alauda_imageapi.machinery.schema import Schema
+from alauda_imageapi.machinery.store import Changed, Missing, ObjectStore, Stored
+from alauda_imageapi.machinery.stored import Attempts, StoredResource
+
+Edit = Callable[[Object], Awaitable[bool]]
+"""Changes a stream's document, and tells whether it did."""
+
+_KINDS = ("DockerImage", "ImageStreamTag", "ImageStreamImage")
+_MODES = ("Legacy", "PreserveOriginal")
+_POLICIES = ("Source", "Local")
+
+
+class ImageStreams(StoredResource):
+    """``imagestreams``.
+
+    Args:
+        group: The group.
+        store: Keeps the streams.
+        images: The Images that they point to.
+        registry: Where the registry is: HOST:PORT.
+        content: Keeps what their tags point to.
+    """
+
+    name = "imagestreams"
+    singular = "imagestream"
+    kind = "ImageStream"
+    verbs = (
+        *("create", "delete", "deletecollection", "get"),
+        *("list", "patch", "update", "watch"),
+    )
+    short_names = ("is",)
+    categories = ("all",)
+    schema: ClassVar[Schema] = schemas.IMAGE_STREAM
+    subresources = (
+        Subresource("layers", "ImageStreamLayers", schemas.IMAGE_STREAM_LAYERS, ("get",)),
+        Subresource("status", "ImageStream", schemas.IMAGE_STREAM, ("get", "patch", "update")),
+    )
+    columns = (
+        NAME_COLUMN,
+        Column("Image Repository", "Where the images can be pulled from."),
+        Column("Tags", "The tags, the latest first."),
+        Column("Updated", "When a tag was last changed."),
+    )
+    selectable = frozenset(
+        {
+            *("metadata.name", "metadata.namespace"),
+            *("spec.dockerImageRepository", "status.dockerImageRepository"),
+        }
+    )
+    is_decorated = True
+
+    def __init__(
+        self,
+        group: Group,
+        store: ObjectStore,
+        images: Images,
+        registry: str,
+        content: Content | None = None,
+    ) -> None:
+        super().__init__(group, store)
+        self.images = images
+        self.registry = registry
+        self._content = content or NoContent()
+        self._queues: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    def repository(self, stream: Object) -> str:
+        """Return where the images of a stream can be pulled from."""
+        metadata = stream["metadata"]
+        if self.registry:
+            return f"{self.registry}/{metadata.get('namespace', '')}/{metadata['name']}"
+        found: str = stream.get("spec", {}).get("dockerImageRepository", "")
+        return found
+
+    @override
+    def decorate(self, document: Object) -> Object:
+        status = objects.child(document, "status")
+        status["dockerImageRepository"] = self.repository(document)
+        return document
+
+    @override
+    def extra_fields(self, document: Object) -> Mapping[str, str]:
+        return {
+            "spec.dockerImageRepository": document.get("spec", {}).get("dockerImageRepository", ""),
+            "status.dockerImageRepository": self.repository(document),
+        }
+
+    @override
+    async def prepare_create(self, context: Context, document: Object) -> None:
+        document["status"] = {}
+        _default(document)
+        for tag in tags.spec_tags(document):
+            tag["generation"] = 1
+        await self._resolve(context, document, tags.spec_tags(document))
+
+    @override
+    async def prepare_update(
+        self, context: Context, document: Object, old: Object, subresource: str
+    ) -> None:
+        _undecorate(document)
+        _default(document)
+        if subresource == "status":
+            _fill_generations(document, old)
+            return
+        metadata = document["metadata"]
+        namespace = metadata.get("namespace", "")
+        changed = []
+        for tag in tags.spec_tags(document):
+            before = tags.spec_tag(old, tag.get("name", ""))
+            if tags.is_changed(tag, before, namespace):
+                changed.append(tag)
+                tag["generation"] = 0
+            elif before is not None:
+                tag["generation"] = before.get("generation", 1)
+        if document["spec"] != old.get("spec"):
+            metadata["generation"] = metadata.get("generation", 0) + 1
+            for tag in changed:
+                tag["generation"] = metadata["generation"]
+            await self._resolve(context, document, changed)
+
+    @override
+    def check_name(self, name: str) -> Iterable[Cause]:
+        if not is_component(name):
+            detail = (
+                "must be lower-case letters and digits, with single separators (., _, __ or "
+                "dashes) between them"
+            )
+            yield errors.invalid("metadata.name", name, detail)
+
+    @override
+    async def check(
+        self, context: Context, document: Object, old: Object | None
+    ) -> Iterable[Cause]:
+        return list(_check(document))
+
+    @override
+    async def before_removal(self, context: Context, document: Object) -> None:
+        metadata = document["metadata"]
+        gone = [named["tag"] for named in tags.status_tags(document)]
+        await self._content.untag(metadata["namespace"], metadata["name"], gone)
+
+    @override
+    async def get_part(self, context: Context, name: str, subresource: str) -> Object:
+        stream = await self.get(context, name)
+        if subresource == "layers":
+            return await layers.layers_of(stream, self.images)
+        return stream
+
+    @override
+    def row(self, document: Object, now: datetime) -> list[Any]:
+        repository = document.get("status", {}).get("dockerImageRepository", "")
+        return [
+            document["metadata"]["name"],
+            document.get("spec", {}).get("dockerImageRepository") or repository,
+            printers.tags_text(document),
+            printers.updated_text(document, now),
+        ]
+
+    async def edit(
+        self, context: Context, name: str, edit: Edit, *, create: bool = False
+    ) -> Object | None:
+        """Change a stream on the server's own account, as often as it takes to come through.
+
+        Whoever changes the same stream in this process waits for his turn.
+
+        Returns:
+            The stream; None when there is none and none was to be made.
+        """
+        where = (context.namespace, name)
+        queue = self._queues.get(where)
+        if queue is None:
+            queue = self._queues[where] = asyncio.Lock()
+        async with queue:
+            async for _ in Attempts():
+                stored = await self.find(context, name)
+                if stored is None and not create:
+                    return None
+                try:
+                    return await self._edit_once(context, name, stored, edit)
+                except (Changed, Missing, AlreadyExists):
+                    continue
+        raise self.modified(context, name)
+
+    async def replace_spec(self, context: Context, stored: Stored, document: Object) -> Object:
+        """Write a stream whose spec was changed on behalf of a client.
+
+        Raises:
+            Changed: Somebody else was faster.
+            Invalid: It breaks the rules.
+        """
+        old = stored.object()
+        await self.prepare_update(context, document, old, "")
+        causes = list(await self.check(context, document, old))
+        if causes:
+            raise self.invalid(document["metadata"]["name"], causes)
+        if document == old or context.dry_run:
+            return document
+        return await self._write(context, stored, document)
+
+    def empty(self, context: Context, name: str) -> Object:
+        """Return a stream without tags."""
+        return {
+            "kind": self.kind,
+            "apiVersion": self.group.api_version,
+            "metadata": {"name": name, "namespace": context.namespace},
+        }
+
+    async def _edit_once(
+        self, context: Context, name: str, stored: Stored | None, edit: Edit
+    ) -> Object:
+        if stored is None:
+            document = self.empty(context, name)
+            _default(document)
+            document["status"] = {}
+            await edit(document)
+            return await self._create_edited(context, document)
+        document = stored.object()
+        if not await edit(document):
+            return document
+        tags.tidy(document)
+        causes = list(_check(document))
+        if causes:
+            raise self.invalid(name, causes)
+        return document if context.dry_run else await self._write(context, stored, document)
+
+    async def _create_edited(self, context: Context, document: Object) -> Object:
+        """Make a stream together with its first tag, which clients cannot."""
+        name = document["metadata"]["name"]
+        tags.tidy(document)
+        document["metadata"] |= {
+            "uid": context.surroundings.make_uid(),
+            "creationTimestamp": context.surroundings.timestamp(),
+            "generation": 1,
+        }
+        causes = [*self.check_name(name), *_check(document)]
+        if causes:
+            raise self.invalid(name, causes)
+        if context.dry_run:
+            return document
+        return await self.create_raw(context, name, document)
+
+    async def _resolve(self, context: Context, stream: Object, changed: list[Object]) -> None:
+        resolver = resolution.Resolver(self, context, stream)
+        causes: list[Cause] = []
+        for tag in changed:
+            causes += await resolver.resolve(tag)
+        if causes:
+            raise self.invalid(stream["metadata"]["name"], causes)
+        tags.tidy(stream)
+
+
+def creator(context: Context) -> Manager:
+    """Return who makes a stream on behalf of a client that makes something else."""
+    return Manager(context.manager, "Update", "image.alauda.io/v1")
+
+
+def _default(document: Object) -> None:
+    spec = objects.child(document, "spec")
+    spec.setdefault("lookupPolicy", {}).setdefault("local", False)
+    for tag in tags.spec_tags(document):
+        default_tag(tag)
+    objects.child(document, "status")
+    tags.tidy(document)
+
+
+def default_tag(tag: Object) -> None:
+    """Fill in what a tag does not say."""
+    policy = objects.child(tag, "importPolicy")
+    policy["importMode"] = policy.get("importMode") or "PreserveOriginal"
+    objects.child(tag, "referencePolicy").setdefault("type", "Source")
+    for where in (tag, policy):
+        for name in ("reference", "insecure", "scheduled"):
+            if where.get(name) is False:
+                del where[name]
+
+
+def _undecorate(document: Object) -> None:
+    status = objects.child(document, "status")
+    status.pop("dockerImageRepository", None)
+    status.pop("publicDockerImageRepository", None)
+
+
+def _fill_generations(document: Object, old: Object) -> None:
+    """Give events that were written without a generation that of what led to them."""
+    generation = document["metadata"].get("generation", 1)
+    for named in tags.status_tags(document):
+        spec = tags.spec_tag(document, named.get("tag", ""))
+        before = tags.newest(old, named.get("tag", ""))
+        for index, event in enumerate(named.get("items") or []):
+            if event.get("generation"):
+                continue
+            is_news = index == 0 and (before or {}).get("image") != event.get("image")
+            event["generation"] = spec.get("generation") if spec and is_news else generation
+
+
+def _check(stream: Object) -> Iterable[Cause]:
+    metadata, spec = stream["metadata"], stream.get("spec", {})
+    if len(metadata.get("namespace", "")) + 1 + len(metadata["name"]) > LONGEST_NAME:
+        detail = f"'namespace/name' cannot be longer than {LONGEST_NAME} characters"
+        yield errors.invalid("metadata.name", metadata["name"], detail)
+    repository = spec.get("dockerImageRepository")
+    if repository:
+        found = PullSpec.parse(repository)
+        if found is None or found.tag or found.digest:
+            detail = "must be a repository without tag and digest"
+            yield errors.invalid("spec.dockerImageRepository", repository, detail)
+    for index, tag in enumerate(tags.spec_tags(stream)):
+        yield from check_tag(tag, f"spec.tags[{index}]")
+    for index, named in enumerate(tags.status_tags(stream)):
+        for place, event in enumerate(named.get("items") or []):
+            reference = event.get("dockerImageReference", "")
+            where = f"status.tags[{index}].items[{place}].dockerImageReference"
+            if not reference:
+                yield errors.required(where)
+            elif PullSpec.parse(reference) is None:
+                yield errors.invalid(where, reference, "is no pull spec")
+
+
+def check_tag(tag: Object, where: str) -> Iterable[Cause]:
+    """Yield what is wrong with what a tag should be.
+
+    Args:
+        tag: The TagReference.
+        where: The path of the field it is in.
+    """
+    if not tag.get("name"):
+        yield errors.required(f"{where}.name")
+    source = tag.get("from")
+    kind = (source or {}).get("kind", "")
+    if source is not None:
+        if not source.get("name"):
+            yield errors.required(f"{where}.from.name")
+        elif kind == "DockerImage" and PullSpec.parse(source["name"]) is None:
+            yield errors.invalid(f"{where}.from.name", source["name"], "is no pull spec")
+        if kind not in _KINDS:
+            detail = f"valid values are {', '.join(_KINDS)}"
+            yield errors.required(f"{where}.from.kind", detail)
+    policy = tag.get("importPolicy", {})
+    if policy.get("scheduled") and kind in _KINDS[1:]:
+        detail = "only tags pointing to container images may be scheduled for background import"
+        yield errors.invalid(f"{where}.importPolicy.scheduled", True, detail)
+    if policy.get("importMode") not in (None, "", *_MODES):
+        mode = policy["importMode"]
+        yield errors.not_supported(f"{where}.importPolicy.importMode", mode, _MODES)
+    reference = tag.get("referencePolicy", {}).get("type")
+    if reference not in (None, *_POLICIES):
+        yield errors.not_supported(f"{where}.referencePolicy.type", reference, _POLICIES)

@@ -1,0 +1,191 @@
+"""ImageStreamTag: one tag of a stream with its image (facts/image-api.md 2.6 and 3.8)."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from alauda_imageapi.kinds import printers, schemas, tags
+from alauda_imageapi.kinds.images import without_content
+from alauda_imageapi.kinds.imagestreams import creator
+from alauda_imageapi.kinds.tag_views import TagView
+from alauda_imageapi.machinery import errors, objects
+from alauda_imageapi.machinery.errors import BadRequest
+from alauda_imageapi.machinery.managed_fields import Manager
+from alauda_imageapi.machinery.metadata import parse_time
+from alauda_imageapi.machinery.objects import Object
+from alauda_imageapi.machinery.resources import NAME_COLUMN, Change, Column, Context, Outcome
+from alauda_imageapi.machinery.schema import Schema
+from alauda_imageapi.machinery.store import Changed, Missing
+from alauda_imageapi.machinery.stored import Attempts
+
+
+class ImageStreamTags(TagView):
+    """``imagestreamtags``."""
+
+    name = "imagestreamtags"
+    singular = "imagestreamtag"
+    kind = "ImageStreamTag"
+    verbs = ("create", "delete", "get", "list", "patch", "update")
+    short_names = ("istag",)
+    schema: ClassVar[Schema] = schemas.IMAGE_STREAM_TAG
+    columns = (
+        NAME_COLUMN,
+        Column("Image Reference", "Where the image can be pulled from."),
+        Column("Updated", "When the tag was last changed."),
+        Column("Image Name", "The name of the Image.", priority=1),
+    )
+
+    @override
+    async def get(self, context: Context, name: str) -> Object:
+        stream_name, tag = self.split(name)
+        stream = await self.require_stream(context, stream_name)
+        event = tags.newest(stream, tag)
+        if event is None or not event.get("image"):
+            raise self.not_found(context, name)
+        image = await self.find_image(event["image"])
+        if image is None:
+            raise self.not_found(context, event["image"])
+        return self._view(stream, tag, image)
+
+    @override
+    def tags_of(self, stream: Object) -> Iterable[str]:
+        return [
+            named["tag"]
+            for named in tags.status_tags(stream)
+            if (tags.newest_of(named) or {}).get("image")
+        ]
+
+    @override
+    def list_item(self, stream: Object, tag: str) -> Object:
+        event = tags.newest(stream, tag) or {}
+        # A list does not read images: there may be thousands.
+        return self._view(stream, tag, {"metadata": {"name": event.get("image", "")}})
+
+    @override
+    async def create(self, context: Context, document: Object, manager: Manager) -> Object:
+        name = document["metadata"].get("name", "")
+        stream_name, colon, tag = name.partition(":")
+        if not (stream_name and colon and tag):
+            detail = "must be of the form <stream>:<tag>"
+            raise self.invalid(name, [errors.invalid("metadata.name", name, detail)])
+        wanted = document.get("tag")
+        if wanted is not None:
+            self._adopt(document, wanted, tag)
+        async for _ in Attempts():
+            stored = await self.streams.find(context, stream_name)
+            stream = stored.object() if stored else self.streams.empty(context, stream_name)
+            if wanted is not None:
+                if tags.spec_tag(stream, tag) is not None:
+                    raise self.already_exists(context, name)
+                self.put_spec_tag(stream, wanted)
+            elif stored is not None:
+                raise self.already_exists(context, name)
+            try:
+                if stored is None:
+                    made = await self.streams.create(context, stream, creator(context))
+                else:
+                    made = await self.streams.replace_spec(context, stored, stream)
+            except (Changed, Missing):
+                continue
+            return await self._view_with_image(made, tag)
+        raise self.modified(context, name)
+
+    @override
+    async def update(
+        self, context: Context, name: str, change: Change, subresource: str = ""
+    ) -> Outcome:
+        stream_name, tag = self.split(name)
+        async for _ in Attempts():
+            stored = await self.streams.find(context, stream_name)
+            stream = stored.object() if stored else self.streams.empty(context, stream_name)
+            old = await self._view_with_image(stream, tag)
+            new = change(objects.copy(old))
+            self.check_revision(context, name, stream, new, change)
+            before = tags.spec_tag(stream, tag)
+            self._check_metadata(name, new["metadata"], old["metadata"])
+            wanted = new.get("tag") or before
+            if wanted is None:
+                raise BadRequest(
+                    f"imagestreamtag {name} is not a spec tag in imagestream "
+                    f"{context.namespace}/{stream_name}, cannot be updated"
+                )
+            self._adopt(new, wanted, tag)
+            self.put_spec_tag(stream, wanted)
+            try:
+                if stored is None:
+                    made = await self.streams.create(context, stream, creator(context))
+                else:
+                    made = await self.streams.replace_spec(context, stored, stream)
+            except (Changed, Missing):
+                continue
+            return Outcome(await self._view_with_image(made, tag), before is None)
+        raise self.modified(context, name)
+
+    @override
+    def row(self, document: Object, now: datetime) -> list[Any]:
+        image = document.get("image") or {}
+        created = document["metadata"].get("creationTimestamp", "")
+        return [
+            document["metadata"]["name"],
+            image.get("dockerImageReference", ""),
+            printers.age_text(parse_time(created), now),
+            image.get("metadata", {}).get("name", ""),
+        ]
+
+    def _adopt(self, document: Object, wanted: Object, tag: str) -> None:
+        """Make what was sent into the spec of its tag.
+
+        Raises:
+            Invalid: It is that of another.
+        """
+        name = document["metadata"].get("name", "")
+        if wanted.setdefault("name", tag) != tag:
+            cause = errors.invalid("tag.name", wanted["name"], f"must be {tag}")
+            raise self.invalid(name, [cause])
+        annotations = document["metadata"].get("annotations")
+        if annotations:
+            wanted["annotations"] = annotations
+        elif "annotations" in document["metadata"]:
+            wanted.pop("annotations", None)
+
+    def _check_metadata(self, name: str, new: Object, old: Object) -> None:
+        causes = [
+            errors.invalid("metadata", "", "only annotations may be changed")
+            for field in ("labels", "finalizers", "ownerReferences")
+            if field in new and new.get(field) != old.get(field)
+        ]
+        if causes:
+            raise self.invalid(name, causes[:1])
+
+    async def _view_with_image(self, stream: Object, tag: str) -> Object:
+        event = tags.newest(stream, tag) or {}
+        image = await self.find_image(event["image"]) if event.get("image") else None
+        return self._view(stream, tag, image or {"metadata": {}})
+
+    def _view(self, stream: Object, tag: str, image: Object) -> Object:
+        spec, event = tags.spec_tag(stream, tag), tags.newest(stream, tag)
+        metadata = self.stream_metadata(stream, tag)
+        if event:
+            metadata["creationTimestamp"] = event.get("created")
+        annotations = dict((spec or {}).get("annotations") or {})
+        if annotations:
+            metadata["annotations"] = annotations
+        shown = without_content(image)
+        if annotations:
+            own = image["metadata"].get("annotations") or {}
+            shown["metadata"] = {**image["metadata"], "annotations": {**own, **annotations}}
+        if event:
+            shown["dockerImageReference"] = self.pull_spec(stream, spec, event)
+        conditions = (tags.status_tag(stream, tag) or {}).get("conditions")
+        return {
+            "kind": self.kind,
+            "apiVersion": self.group.api_version,
+            "metadata": metadata,
+            **({"tag": spec} if spec else {"tag": None}),
+            "generation": (event or {}).get("generation", 0),
+            "lookupPolicy": stream.get("spec", {}).get("lookupPolicy", {"local": False}),
+            **({"conditions": conditions} if conditions else {}),
+            "image": shown,
+        }

@@ -1,0 +1,186 @@
+"""What ImageStreamTag and ImageTag have in common: they are views of a stream.
+
+Nothing of theirs is stored. Their revision and identity are the stream's; a list is one over
+streams, and goes on within one (facts/image-api.md 2.6 and 2.7).
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from typing_extensions import override
+
+from alauda_imageapi.kinds import tags
+from alauda_imageapi.kinds.content import Content, NoContent
+from alauda_imageapi.kinds.imagestreams import ImageStreams, default_tag
+from alauda_imageapi.machinery.errors import BadRequest
+from alauda_imageapi.machinery.objects import Object
+from alauda_imageapi.machinery.resources import (
+    Change,
+    Context,
+    DeleteOptions,
+    Deletion,
+    Entry,
+    Group,
+    Listing,
+    Resource,
+)
+from alauda_imageapi.machinery.store import Key, Stored
+
+
+class TagView(Resource):
+    """Tags, as views of their streams.
+
+    Args:
+        group: The group.
+        streams: The streams.
+        content: Keeps what tags point to.
+    """
+
+    position_length = 3
+
+    def __init__(self, group: Group, streams: ImageStreams, content: Content | None = None) -> None:
+        super().__init__(group)
+        self.streams = streams
+        self._content = content or NoContent()
+
+    def tags_of(self, stream: Object) -> Iterable[str]:
+        """Return the tags of a stream that are listed."""
+        raise NotImplementedError
+
+    def list_item(self, stream: Object, tag: str) -> Object:
+        """Return a tag as lists show it."""
+        raise NotImplementedError
+
+    @override
+    async def listing(self, context: Context, revision: int | None) -> Listing:
+        snapshot = await self.streams.store.snapshot(self.streams.name, revision)
+        streams = (
+            stored for stored in snapshot.items if context.namespace in ("", stored.key.namespace)
+        )
+        return Listing(snapshot.revision, self._entries(streams))
+
+    @override
+    async def reach(self, revision: int) -> None:
+        await self.streams.reach(revision)
+
+    @override
+    async def delete(self, context: Context, name: str, options: DeleteOptions) -> Deletion:
+        stream_name, tag = self.split(name)
+        stream = await self.require_stream(context, stream_name)
+        uid = stream["metadata"].get("uid", "")
+        if options.uid and options.uid != uid:
+            why = f"UID in precondition: {options.uid[:64]}, UID in object meta: {uid}"
+            raise self.conflict(context, name, f"Precondition failed: {why}")
+        if options.revision and options.revision != stream["metadata"]["resourceVersion"]:
+            raise self.modified(context, name)
+        if tags.spec_tag(stream, tag) is None and tags.status_tag(stream, tag) is None:
+            raise self.not_found(context, name)
+        if not context.dry_run:
+            # First what the tag leads to: cut short, it is still seen, and can be deleted again.
+            await self._content.untag(context.namespace, stream_name, [tag])
+
+        async def take_away(document: Object) -> bool:
+            if await self._content.has_tag(context.namespace, stream_name, tag):
+                # Somebody has pushed it since, and was told that it is there.
+                return False
+            spec_before = tags.spec_tag(document, tag)
+            gone = tags.remove(document, tag)
+            if gone and spec_before is not None:
+                metadata = document["metadata"]
+                metadata["generation"] = metadata.get("generation", 0) + 1
+            return gone
+
+        await self.streams.edit(context, stream_name, take_away)
+        return Deletion(uid)
+
+    def split(self, name: str) -> tuple[str, str]:
+        """Return stream and tag that a name is made of.
+
+        Raises:
+            BadRequest: It is not.
+        """
+        stream, _, tag = name.partition(":")
+        if not stream or not tag or ":" in tag or "@" in name:
+            raise BadRequest(f"{self.singular} must be of the form <stream_name>:<tag>")
+        return stream, tag
+
+    async def require_stream(self, context: Context, name: str) -> Object:
+        """Return a stream.
+
+        Raises:
+            NotFound: There is none; the error is about what was asked for.
+        """
+        stored = await self.streams.find(context, name)
+        if stored is None:
+            raise self.not_found(context, name)
+        return stored.object()
+
+    async def find_image(self, name: str) -> Object | None:
+        """Return an Image."""
+        stored = await self.streams.store.get(Key(self.streams.images.name, "", name))
+        return stored.object() if stored else None
+
+    def check_revision(
+        self, context: Context, name: str, stream: Object, new: Object, change: Change
+    ) -> None:
+        """Check that a client changes what it has seen.
+
+        Raises:
+            BadRequest: It is another tag.
+            Conflict: The stream has changed since.
+            NotFound: The stream is gone.
+        """
+        metadata, now = new["metadata"], stream["metadata"]
+        if change.replaces and metadata.get("name") != name:
+            raise BadRequest(
+                f"the name of the object ({str(metadata.get('name', ''))[:64]}) does not match the "
+                f"name on the URL ({name})"
+            )
+        if metadata.get("name", name) != name:
+            raise BadRequest("the name of an object cannot be changed")
+        revision = metadata.get("resourceVersion")
+        if revision and "resourceVersion" not in now:
+            raise self.not_found(context, self.split(name)[0])
+        if revision and revision != now["resourceVersion"]:
+            raise self.modified(context, name)
+        if metadata.get("uid") and metadata["uid"] != now.get("uid"):
+            raise self.conflict(context, name, "Precondition failed: UID")
+
+    def stream_metadata(self, stream: Object, tag: str) -> Object:
+        """Return the metadata of a tag: what it shares with its stream."""
+        metadata = stream["metadata"]
+        shared = ("namespace", "uid", "resourceVersion", "creationTimestamp", "labels")
+        return {
+            "name": f"{metadata['name']}:{tag}",
+            **{name: metadata[name] for name in shared if name in metadata},
+        }
+
+    def pull_spec(self, stream: Object, spec: Object | None, event: Object) -> str:
+        """Return where the image of a tag is pulled from, by its reference policy."""
+        local = (spec or {}).get("referencePolicy", {}).get("type") == "Local"
+        repository = self.streams.repository(stream)
+        if local and repository and event.get("image"):
+            return f"{repository}@{event['image']}"
+        return str(event.get("dockerImageReference", ""))
+
+    def put_spec_tag(self, stream: Object, wanted: Object) -> None:
+        """Put what a tag should be into its stream."""
+        default_tag(wanted)
+        spec = stream.setdefault("spec", {})
+        others = [tag for tag in tags.spec_tags(stream) if tag.get("name") != wanted["name"]]
+        spec["tags"] = [*others, wanted]
+
+    def _entries(self, streams: Iterable[Stored]) -> Iterator[Entry]:
+        for stored in streams:
+            key, stream = stored.key, stored.object()
+            for tag in sorted(self.tags_of(stream)):
+                fields = {
+                    "metadata.name": f"{key.name}:{tag}",
+                    "metadata.namespace": key.namespace,
+                }
+                yield Entry(
+                    (key.namespace, key.name, tag),
+                    stored.labels,
+                    partial(dict[str, str], fields),
+                    partial(self.list_item, stream, tag),
+                )

@@ -1,0 +1,1 @@
+"""What every kind of a Kubernetes API has in common; nothing here knows a kind."""

@@ -1,0 +1,203 @@
+"""Who has set which fields: ``metadata.managedFields``, and server-side apply on top of it.
+
+Facts/apiserver.md 2.9 has the steps. What a manager applied before and does not apply now is
+removed, unless somebody else owns it; what somebody else owns and has another value is a conflict.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alauda_imageapi.machinery import field_sets
+from alauda_imageapi.machinery.errors import Cause, Conflict
+from alauda_imageapi.machinery.field_sets import FieldSet, Path
+from alauda_imageapi.machinery.objects import Object
+from alauda_imageapi.machinery.schema import Schema
+
+MOST_UPDATERS = 10
+_ANCIENT = "ancient-changes"
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """Who changes something, and how.
+
+    Attributes:
+        name: The field manager.
+        operation: Apply or Update.
+        api_version: What the fields are of.
+        subresource: What it is done by, if it is not the object itself.
+    """
+
+    name: str
+    operation: str
+    api_version: str
+    subresource: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    manager: Manager
+    time: str
+    fields: FieldSet
+
+
+def note_update(
+    schema: Schema, old: Object | None, new: Object, manager: Manager, now: str
+) -> list[Object]:
+    """Return the managed fields of an object that was created or updated.
+
+    Args:
+        schema: Of the object.
+        old: The object before; None when it is new.
+        new: The object after.
+        manager: Who did it.
+        now: When.
+    """
+    entries = _entries(old)
+    sent = new["metadata"].get("managedFields")
+    if sent is not None and not any(sent):
+        # An empty list, or one of an empty entry, asks for a new beginning.
+        entries = []
+    before = field_sets.owned_values(schema, old or {})
+    after = field_sets.owned_values(schema, new)
+    changed = field_sets.changed_paths(before, after)
+    gone = frozenset(before.keys() - after.keys())
+    updated = [
+        _Entry(entry.manager, entry.time, entry.fields - gone - changed)
+        if entry.manager != manager
+        else _Entry(manager, now if changed else entry.time, (entry.fields - gone) | changed)
+        for entry in entries
+    ]
+    if changed and manager not in [entry.manager for entry in entries]:
+        updated.append(_Entry(manager, now, changed))
+    return _write(_cap(updated))
+
+
+def apply(
+    schema: Schema,
+    live: Object | None,
+    applied: Object,
+    manager: Manager,
+    now: str,
+    *,
+    force: bool,
+) -> Object:
+    """Return what becomes of an object when a manager applies its wishes.
+
+    Raises:
+        Conflict: They contradict those of others.
+    """
+    entries = _entries(live)
+    wanted = field_sets.owned_values(schema, applied)
+    present = field_sets.owned_values(schema, live or {})
+    fields = frozenset(wanted)
+    missing = object()
+    different = {path for path, value in wanted.items() if present.get(path, missing) != value}
+    others = [entry for entry in entries if entry.manager != manager]
+    contested = [(entry.manager, entry.fields & different) for entry in others]
+    if not force and any(paths for _, paths in contested):
+        raise _conflict(contested)
+    others = [_Entry(entry.manager, entry.time, entry.fields - different) for entry in others]
+    merged: Object = _merge(schema, live or {}, applied)
+    previous = frozenset[Path]().union(
+        *(entry.fields for entry in entries if entry.manager == manager)
+    )
+    owned_by_others = frozenset[Path]().union(*(entry.fields for entry in others))
+    doomed = previous - fields - owned_by_others
+    merged = field_sets.without(schema, merged, doomed, fields | owned_by_others)
+    before = next((entry for entry in entries if entry.manager == manager), None)
+    is_same = before is not None and before.fields == fields
+    stays = is_same and field_sets.owned_values(schema, merged) == present
+    entry = _Entry(manager, before.time if before and stays else now, fields)
+    merged["metadata"] = {**merged["metadata"], "managedFields": _write([*others, entry])}
+    return merged
+
+
+def _merge(schema: Schema | None, live: Any, applied: Any) -> Any:
+    if (
+        schema is None
+        or not field_sets.is_merged(schema, applied)
+        or type(live) is not type(applied)
+    ):
+        return applied
+    if isinstance(applied, dict):
+        merged = dict(live)
+        for name, value in applied.items():
+            below = schema.of(name)
+            merged[name] = _merge(below, live[name], value) if name in live else value
+        return merged
+    items = {field_sets.item_element(schema, item, place): item for place, item in enumerate(live)}
+    for place, item in enumerate(applied):
+        element = field_sets.item_element(schema, item, place)
+        known = items.get(element)
+        items[element] = item if known is None else _merge(schema.items, known, item)
+    return list(items.values())
+
+
+def _conflict(contested: Iterable[tuple[Manager, FieldSet]]) -> Conflict:
+    causes = [
+        Cause("FieldManagerConflict", f'conflict with "{manager.name}"{_how(manager)}', place)
+        for manager, paths in contested
+        for place in sorted(field_sets.describe(path) for path in paths)
+    ]
+    listed = "\n".join(f"- {cause.field}: {cause.message}" for cause in causes)
+    plural = "s" if len(causes) > 1 else ""
+    return Conflict(f"Apply failed with {len(causes)} conflict{plural}: {listed}", causes=causes)
+
+
+def _how(manager: Manager) -> str:
+    return f" using {manager.api_version}" if manager.operation == "Update" else ""
+
+
+def _entries(document: Object | None) -> list[_Entry]:
+    """Read what is stored; it was ours."""
+    found = []
+    for entry in (document or {}).get("metadata", {}).get("managedFields") or []:
+        manager = Manager(
+            entry.get("manager", ""),
+            entry.get("operation", ""),
+            entry.get("apiVersion", ""),
+            entry.get("subresource", ""),
+        )
+        fields = field_sets.parse_fields(entry.get("fieldsV1"))
+        found.append(_Entry(manager, entry.get("time", ""), fields))
+    return found
+
+
+def _cap(entries: list[_Entry]) -> list[_Entry]:
+    """Join the oldest updates when there are too many."""
+    updates = sorted(
+        (entry for entry in entries if entry.manager.operation == "Update" and entry.fields),
+        key=lambda entry: entry.time,
+    )
+    surplus = len(updates) - MOST_UPDATERS
+    if surplus <= 0:
+        return entries
+    old = updates[: surplus + 1]
+    joined = frozenset[Path]().union(*(entry.fields for entry in old))
+    ancient = Manager(_ANCIENT, "Update", old[-1].manager.api_version)
+    return [
+        *(entry for entry in entries if entry not in old),
+        _Entry(ancient, old[-1].time, joined),
+    ]
+
+
+def _write(entries: Sequence[_Entry]) -> list[Object]:
+    written = []
+    for entry in sorted(entries, key=lambda entry: (entry.manager.operation, entry.time)):
+        if not entry.fields:
+            continue
+        manager = entry.manager
+        written.append(
+            {
+                "manager": manager.name,
+                "operation": manager.operation,
+                "apiVersion": manager.api_version,
+                "time": entry.time,
+                "fieldsType": "FieldsV1",
+                "fieldsV1": field_sets.write_fields(entry.fields),
+                **({"subresource": manager.subresource} if manager.subresource else {}),
+            }
+        )
+    return written

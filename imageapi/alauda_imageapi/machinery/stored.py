@@ -1,0 +1,422 @@
+"""Resources whose objects are kept in the store: the verbs, once for all kinds.
+
+A kind says what it defaults, checks and computes by overriding the hooks; the order of the steps,
+the preconditions, the retries and the finalizers are here (facts/apiserver.md 2.8, 2.9 and 2.11).
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from typing_extensions import override
+
+from alauda_imageapi.machinery import errors, managed_fields, metadata as meta, objects
+from alauda_imageapi.machinery.errors import (
+    AlreadyExists,
+    BadRequest,
+    Cause,
+    RequestEntityTooLarge,
+)
+from alauda_imageapi.machinery.managed_fields import Manager
+from alauda_imageapi.machinery.objects import Object
+from alauda_imageapi.machinery.resources import (
+    Change,
+    Context,
+    DeleteOptions,
+    Deletion,
+    Entry,
+    Group,
+    Listing,
+    Outcome,
+    Resource,
+)
+from alauda_imageapi.machinery.store import (
+    Changed,
+    Exists,
+    Key,
+    Missing,
+    ObjectStore,
+    ObjectTooLarge,
+    Stored,
+)
+
+_GENERATED_ATTEMPTS = 8
+_RETRY_SECONDS = 30.0
+
+
+class StoredResource(Resource):
+    """Objects that are kept in the store."""
+
+    unconditional: ClassVar[bool] = False
+    """Whether a whole object may be put without saying which revision it replaces."""
+
+    def __init__(self, group: Group, store: ObjectStore, *, collects_garbage: bool = False) -> None:
+        """Make the resource.
+
+        Args:
+            group: What it belongs to.
+            store: Keeps its objects.
+            collects_garbage: Whether anybody acts on owner references. Without, nobody would
+                ever remove the finalizers that deletion policies are made of.
+        """
+        super().__init__(group)
+        self.store = store
+        self._collects_garbage = collects_garbage
+
+    async def prepare_create(self, context: Context, document: Object) -> None:
+        """Default what is not given, and compute what clients have no say in."""
+
+    async def prepare_update(
+        self, context: Context, document: Object, old: Object, subresource: str
+    ) -> None:
+        """Likewise, when there was an object before. Counts the generation of what is wanted."""
+
+    async def check(
+        self, context: Context, document: Object, old: Object | None
+    ) -> Iterable[Cause]:
+        """Return what breaks the rules of the kind."""
+        del context, document, old
+        return ()
+
+    def check_name(self, name: str) -> Iterable[Cause]:
+        """Return what is wrong with a name."""
+        if not meta.is_path_segment(name):
+            yield errors.invalid(
+                "metadata.name", name, "may not be '.' or '..', or have '/' or '%'"
+            )
+
+    def decorate(self, document: Object) -> Object:
+        """Add what is computed whenever an object is read."""
+        return document
+
+    is_decorated: ClassVar[bool] = False
+    """Whether `decorate` does anything, so that what is stored cannot be sent as it is."""
+
+    def extra_fields(self, document: Object) -> Mapping[str, str]:
+        """Return what field selectors can select by besides name and namespace."""
+        del document
+        return {}
+
+    async def before_removal(self, context: Context, document: Object) -> None:
+        """Do what must have been done before an object is gone."""
+
+    @override
+    async def get(self, context: Context, name: str) -> Object:
+        """Return an object."""
+        return self.decorate((await self.require(context, name)).object())
+
+    @override
+    async def listing(self, context: Context, revision: int | None) -> Listing:
+        """Return all objects, as they are now or were at a revision."""
+        snapshot = await self.store.snapshot(self.name, revision)
+        items: Iterable[Stored] = snapshot.items
+        if context.namespace:
+            items = (item for item in items if item.key.namespace == context.namespace)
+        return Listing(snapshot.revision, (self.entry(item) for item in items))
+
+    @override
+    async def reach(self, revision: int) -> None:
+        """Wait a little for a revision."""
+        await self.store.reach(self.name, revision)
+
+    @override
+    async def create(self, context: Context, document: Object, manager: Manager) -> Object:
+        """Make an object."""
+        metadata = document["metadata"]
+        if metadata.get("resourceVersion"):
+            raise BadRequest("resourceVersion should not be set on objects to be created")
+        generated = not metadata.get("name") and metadata.get("generateName")
+        if not generated:
+            return await self._create(context, objects.copy(document), manager)
+        name = ""
+        for _ in range(_GENERATED_ATTEMPTS):
+            copied = objects.copy(document)
+            name = meta.generate_name(generated, context.surroundings.make_suffix())
+            copied["metadata"]["name"] = name
+            with contextlib.suppress(AlreadyExists):
+                return await self._create(context, copied, manager)
+        error = self.already_exists(context, name)
+        error.details["retryAfterSeconds"] = 1
+        raise error
+
+    @override
+    async def update(
+        self, context: Context, name: str, change: Change, subresource: str = ""
+    ) -> Outcome:
+        """Change an object, or a part of it; tries again when somebody else was faster."""
+        async for _ in Attempts():
+            stored = await self.find(context, name)
+            if stored is None:
+                if not change.creates or subresource:
+                    raise self.not_found(context, name)
+                document = change(None)
+                document["metadata"]["name"] = name
+                try:
+                    return Outcome(await self.create(context, document, change.manager), True)
+                except AlreadyExists:
+                    continue
+            old = stored.object()
+            new = await self._changed(context, name, old, change, subresource)
+            if new == old or context.dry_run:
+                return Outcome(self.decorate(new))
+            try:
+                return Outcome(self.decorate(await self._replace(context, stored, new)))
+            except (Changed, Missing):
+                continue
+        raise self.modified(context, name)
+
+    @override
+    async def delete(self, context: Context, name: str, options: DeleteOptions) -> Deletion:
+        """Delete an object, or let its finalizers know that it is to be deleted."""
+        async for _ in Attempts():
+            stored = await self.require(context, name)
+            document = stored.object()
+            self._check_preconditions(context, name, document, options)
+            uid = document["metadata"].get("uid", "")
+            waiting = self._wait_for_finalizers(context, document, options)
+            if waiting == stored.object():
+                return Deletion(document=self.decorate(waiting))
+            if context.dry_run:
+                return Deletion(uid, waiting and self.decorate(waiting))
+            try:
+                if waiting is None:
+                    await self.before_removal(context, document)
+                    await self.store.delete(stored.key, expected=stored.revision)
+                    return Deletion(uid)
+                written = await self._write(context, stored, waiting)
+                return Deletion(document=self.decorate(written))
+            except (Changed, Missing):
+                continue
+        raise self.modified(context, name)
+
+    def key(self, context: Context, name: str) -> Key:
+        """Return where an object is."""
+        return Key(self.name, context.namespace if self.namespaced else "", name)
+
+    async def find(self, context: Context, name: str) -> Stored | None:
+        """Return what is stored of an object."""
+        return await self.store.get(self.key(context, name))
+
+    async def require(self, context: Context, name: str) -> Stored:
+        """Return what is stored of an object.
+
+        Raises:
+            NotFound: There is none.
+        """
+        stored = await self.find(context, name)
+        if stored is None:
+            raise self.not_found(context, name)
+        return stored
+
+    def entry(self, stored: Stored) -> Entry:
+        """Return an object as lists have it."""
+        key = stored.key
+
+        def fields() -> Mapping[str, str]:
+            found = {"metadata.name": key.name, "metadata.namespace": key.namespace}
+            if len(self.selectable) > len(found):
+                found |= self.extra_fields(stored.object())
+            return found
+
+        return Entry(
+            (key.namespace, key.name),
+            stored.labels,
+            fields,
+            lambda: self.decorate(stored.object()),
+            None if self.is_decorated else stored.body,
+        )
+
+    async def _create(self, context: Context, document: Object, manager: Manager) -> Object:
+        metadata = document["metadata"]
+        name = metadata.get("name", "")
+        if not name:
+            cause = errors.required("metadata.name", "name or generateName is required")
+            raise self.invalid("", [cause])
+        for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
+            metadata.pop(field, None)
+        metadata["uid"] = context.surroundings.make_uid()
+        metadata["creationTimestamp"] = now = context.surroundings.timestamp()
+        metadata["generation"] = 1
+        if self.namespaced:
+            metadata["namespace"] = context.namespace
+        if manager.operation != "Apply":
+            fields = managed_fields.note_update(self.schema, None, document, manager, now)
+            metadata["managedFields"] = fields
+        await self.prepare_create(context, document)
+        meta.drop_empty(metadata)
+        causes = [*self.check_name(name), *meta.check_metadata(metadata)]
+        causes += await self.check(context, document, None)
+        if causes:
+            raise self.invalid(name, causes)
+        if context.dry_run:
+            if await self.find(context, name) is not None:
+                raise self.already_exists(context, name)
+            return self.decorate(document)
+        return self.decorate(await self.create_raw(context, name, document))
+
+    async def create_raw(self, context: Context, name: str, document: Object) -> Object:
+        """Keep an object that is prepared and checked.
+
+        Raises:
+            AlreadyExists: There is one of its name.
+        """
+        try:
+            stored = await self.store.create(self.key(context, name), document)
+        except Exists:
+            raise self.already_exists(context, name) from None
+        except ObjectTooLarge as error:
+            raise too_large(error) from error
+        return stored.object()
+
+    async def _changed(
+        self, context: Context, name: str, old: Object, change: Change, subresource: str
+    ) -> Object:
+        """Return what an object is to become.
+
+        Raises:
+            StatusError: It must not.
+        """
+        before = old["metadata"]
+        new = change(self.decorate(objects.copy(old)))
+        metadata = new["metadata"]
+        self._check_identity(context, name, metadata, before, change)
+        meta.keep_server_fields(metadata, before)
+        metadata["resourceVersion"] = before["resourceVersion"]
+        metadata.setdefault("name", before["name"])
+        if self.namespaced:
+            metadata.setdefault("namespace", before["namespace"])
+        new = self.only_part(new, old, subresource)
+        if not change.manages:
+            now = context.surroundings.timestamp()
+            fields = managed_fields.note_update(self.schema, old, new, change.manager, now)
+            metadata["managedFields"] = fields
+        await self.prepare_update(context, new, old, subresource)
+        meta.drop_empty(metadata)
+        causes = [*meta.check_metadata(metadata), *meta.check_metadata_update(metadata, before)]
+        causes += await self.check(context, new, old)
+        if causes:
+            raise self.invalid(name, causes)
+        return new
+
+    def only_part(self, new: Object, old: Object, subresource: str) -> Object:
+        """Return the new object with what this way of changing it does not change put back."""
+        if "status" not in self.schema.properties:
+            return new
+        restored = "spec" if subresource == "status" else "status"
+        part = {name: value for name, value in new.items() if name != restored}
+        if restored in old:
+            part[restored] = objects.copy(old[restored])
+        return part
+
+    def _check_identity(
+        self, context: Context, name: str, metadata: Object, before: Object, change: Change
+    ) -> None:
+        if change.replaces and metadata.get("name") != name:
+            raise BadRequest(
+                f"the name of the object ({str(metadata.get('name', ''))[:64]}) does not match the "
+                f"name on the URL ({name})"
+            )
+        revision = metadata.get("resourceVersion")
+        if not revision and change.replaces and not self.unconditional:
+            detail = "must be specified for an update"
+            cause = errors.invalid("metadata.resourceVersion", 0, detail)
+            raise self.invalid(name, [cause])
+        if revision and revision != before["resourceVersion"]:
+            if not revision.isdecimal():
+                raise self.invalid(
+                    name, [errors.invalid("metadata.resourceVersion", revision, "not a revision")]
+                )
+            raise self.modified(context, name)
+        if metadata.get("uid") and metadata["uid"] != before["uid"]:
+            raise self.conflict(
+                context,
+                name,
+                f"Precondition failed: UID in precondition: {metadata['uid'][:64]}, "
+                f"UID in object meta: {before['uid']}",
+            )
+
+    async def _replace(self, context: Context, stored: Stored, new: Object) -> Object:
+        metadata = new["metadata"]
+        if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
+            await self.before_removal(context, new)
+            return (await self.store.delete(stored.key, expected=stored.revision)).object()
+        return await self._write(context, stored, new)
+
+    async def _write(self, context: Context, stored: Stored, new: Object) -> Object:
+        del context
+        try:
+            written = await self.store.update(stored.key, new, expected=stored.revision)
+        except ObjectTooLarge as error:
+            raise too_large(error) from error
+        return written.object()
+
+    def _check_preconditions(
+        self, context: Context, name: str, document: Object, options: DeleteOptions
+    ) -> None:
+        metadata = document["metadata"]
+        if options.uid and options.uid != metadata.get("uid"):
+            why = f"UID in precondition: {options.uid[:64]}, UID in object meta: {metadata['uid']}"
+            raise self.conflict(context, name, f"Precondition failed: {why}")
+        if options.revision and options.revision != metadata["resourceVersion"]:
+            raise self.conflict(
+                context,
+                name,
+                f"Precondition failed: ResourceVersion in precondition: {options.revision[:64]}, "
+                f"ResourceVersion in object meta: {metadata['resourceVersion']}",
+            )
+
+    def _wait_for_finalizers(
+        self, context: Context, document: Object, options: DeleteOptions
+    ) -> Object | None:
+        """Return the object as it waits for its finalizers; None when it has none."""
+        metadata = dict(document["metadata"])
+        finalizers = list(metadata.get("finalizers") or [])
+        if self._collects_garbage and options.policy:
+            finalizers = [name for name in finalizers if name not in (meta.FOREGROUND, meta.ORPHAN)]
+            wanted = {"Foreground": meta.FOREGROUND, "Orphan": meta.ORPHAN}.get(options.policy)
+            if wanted:
+                finalizers.append(wanted)
+        if not finalizers:
+            return None
+        if "deletionTimestamp" not in metadata:
+            metadata["deletionTimestamp"] = context.surroundings.timestamp()
+            metadata["deletionGracePeriodSeconds"] = 0
+            metadata["generation"] = metadata.get("generation", 0) + 1
+        metadata["finalizers"] = finalizers
+        return {**document, "metadata": metadata}
+
+
+class Attempts:
+    """As many tries as are worth it, with pauses between them that grow; for ``async for``.
+
+    Args:
+        seconds: After which the last one was begun.
+    """
+
+    def __init__(self, seconds: float = _RETRY_SECONDS) -> None:
+        self._end = asyncio.get_running_loop().time() + seconds
+        self._count = 0
+
+    def __aiter__(self) -> "Attempts":
+        return self
+
+    async def __anext__(self) -> int:
+        """Wait until it is time to try again."""
+        if self._count:
+            if asyncio.get_running_loop().time() > self._end:
+                raise StopAsyncIteration
+            # Jitter, so that those who collided do not collide again.
+            longest = min(0.005 * 2 ** min(self._count, 10), 0.5)
+            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 -- no secret
+        self._count += 1
+        return self._count
+
+
+def too_large(error: ObjectTooLarge) -> RequestEntityTooLarge:
+    """Say that an object is larger than the store takes."""
+    return RequestEntityTooLarge(
+        f"the object is too large to be stored: it has {error.size} bytes, and at most "
+        f"{error.limit} are kept"
+    )

@@ -1,0 +1,467 @@
+"""The kinds: what pushes, imports and users make of streams, tags and images."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.imageapi.apis import (
+    DIGEST,
+    MERGE_PATCH,
+    TABLE,
+    Api,
+    image,
+    mapping,
+    source,
+    stream,
+)
+
+pytestmark = pytest.mark.anyio
+
+TEAM = "namespaces/team"
+STREAMS = f"{TEAM}/imagestreams"
+TAGS = f"{TEAM}/imagestreamtags"
+MAPPINGS = f"{TEAM}/imagestreammappings"
+OTHER = "sha256:" + "b" * 64
+
+MANIFEST = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "x/y", "digest": "sha256:" + "c" * 64, "size": 99},
+        "layers": [
+            {"mediaType": "a/b", "digest": "sha256:" + "1" * 64, "size": 10},
+            {"mediaType": "a/b", "digest": "sha256:" + "2" * 64, "size": 20},
+            {"mediaType": "a/b", "digest": "sha256:" + "1" * 64, "size": 10},
+        ],
+    }
+)
+CONFIG = json.dumps(
+    {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": "2025-01-01T00:00:00Z",
+        "author": "me",
+        "config": {"Env": ["A=b"], "Labels": {"l": "1"}, "Unknown": 1, "User": 7},
+        "history": [],
+    }
+)
+
+
+def events(found: Any) -> dict[str, list[tuple[str, int]]]:
+    return {
+        named["tag"]: [(event["image"], event["generation"]) for event in named["items"]]
+        for named in found["status"].get("tags", [])
+    }
+
+
+async def test_a_mapping_makes_image_stream_and_tag(api: Api) -> None:
+    answer = await api.make(MAPPINGS, mapping("app", "v1"))
+
+    assert (answer["kind"], answer["status"]) == ("Status", "Success")
+    found = await api.get(f"{STREAMS}/app")
+    assert found["status"] == {
+        "dockerImageRepository": "localhost:5000/team/app",
+        "tags": [
+            {
+                "tag": "v1",
+                "items": [
+                    {
+                        "created": "2026-01-02T03:04:05Z",
+                        "dockerImageReference": f"quay.io/acme/base@{DIGEST}",
+                        "image": DIGEST,
+                        "generation": 1,
+                    }
+                ],
+            }
+        ],
+    }
+    assert (await api.get(f"images/{DIGEST}"))["dockerImageMetadata"]["kind"] == "DockerImage"
+    dashed = DIGEST.replace(":", "-")
+    assert (await api.get(f"images/{dashed}"))["metadata"]["name"] == DIGEST
+
+
+async def test_a_mapping_by_its_digest_alone_gets_the_registrys_reference(api: Api) -> None:
+    sent = {
+        "metadata": {"name": "app"},
+        "tag": "v1",
+        "image": {
+            "metadata": {"name": DIGEST},
+            "dockerImageManifestMediaType": "application/vnd.oci.image.index.v1+json",
+        },
+    }
+
+    await api.make(MAPPINGS, sent)
+
+    found = await api.get(f"images/{DIGEST}")
+    assert found["dockerImageReference"] == f"localhost:5000/team/app@{DIGEST}"
+    layers = await api.get(f"{STREAMS}/app/layers")
+    assert layers["images"][DIGEST] == {"layers": [], "config": None, "imageMissing": False}
+
+
+async def test_the_same_mapping_twice_is_written_once(api: Api) -> None:
+    await api.make(MAPPINGS, mapping("app", "v1"))
+    before = await api.get(f"{STREAMS}/app")
+
+    await api.make(MAPPINGS, mapping("app", "v1"))
+
+    assert await api.get(f"{STREAMS}/app") == before
+
+
+async def test_a_tag_that_moves_remembers_where_it_was(api: Api) -> None:
+    for digest in (DIGEST, OTHER, DIGEST):
+        await api.make(MAPPINGS, mapping("app", "v1", digest))
+
+    found = await api.get(f"{STREAMS}/app")
+
+    assert events(found)["v1"] == [(DIGEST, 1), (OTHER, 1), (DIGEST, 1)]
+
+
+async def test_a_hundred_mappings_at_once_all_come_through(api: Api) -> None:
+    answers = await asyncio.gather(
+        *(api.call("POST", MAPPINGS, mapping("app", f"v{n}")) for n in range(100))
+    )
+
+    assert {answer.status_code for answer in answers} == {201}
+    assert len((await api.get(f"{STREAMS}/app"))["status"]["tags"]) == 100
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        (mapping("app", ""), "tag"),
+        (mapping("", "v1"), "metadata.name"),
+        (mapping("App", "v1"), "metadata.name"),
+        (mapping("app", "v1", ""), "image.metadata.name"),
+        (
+            mapping("app", "v1", image={"metadata": {"name": "a"}, "dockerImageReference": "A B"}),
+            "image.dockerImageReference",
+        ),
+    ],
+    ids=["tag", "name", "case", "image", "reference"],
+)
+async def test_a_mapping_that_cannot_be_is_invalid(
+    api: Api, sent: dict[str, Any], field: str
+) -> None:
+    answer = await api.make(MAPPINGS, sent, 422)
+
+    assert field in [cause["field"] for cause in answer["details"]["causes"]]
+    assert (await api.get("imagestreams"))["items"] == []
+
+
+async def test_an_image_says_what_its_manifest_and_config_say(api: Api) -> None:
+    sent = image(dockerImageManifest=MANIFEST, dockerImageConfig=CONFIG)
+    sent["metadata"]["annotations"] = {"image.alauda.io/manifestBlobStored": "true"}
+
+    found = await api.make("images", sent)
+
+    assert found["dockerImageMetadata"] == {
+        "kind": "DockerImage",
+        "apiVersion": "image.alauda.io/1.0",
+        "Id": "sha256:" + "c" * 64,
+        "Size": 30 + len(CONFIG),
+        "Created": "2025-01-01T00:00:00Z",
+        "ContainerConfig": {},
+        "Config": {"Env": ["A=b"], "Labels": {"l": "1"}},
+        "Author": "me",
+        "Architecture": "amd64",
+    }
+    assert [layer["size"] for layer in found["dockerImageLayers"]] == [10, 20, 10]
+    assert "dockerImageManifest" not in found
+    assert "dockerImageConfig" not in found
+    annotations = found["metadata"]["annotations"]
+    assert annotations["image.alauda.io/dockerLayersOrder"] == "ascending"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["{", "[]", "3", '{"layers": 3}', '{"layers": [3, {"size": "x"}], "config": []}', "[" * 9999],
+    ids=["no JSON", "list", "number", "no layers", "odd layers", "deep"],
+)
+async def test_an_odd_manifest_is_kept_without_being_understood(api: Api, manifest: str) -> None:
+    found = await api.make("images", image(dockerImageManifest=manifest, dockerImageConfig="{"))
+
+    assert found["dockerImageManifest"] == manifest
+
+
+async def test_what_an_image_is_cannot_be_changed(api: Api) -> None:
+    made = await api.make("images", image(dockerImageManifest=MANIFEST))
+    patch = {
+        "dockerImageLayers": [],
+        "dockerImageMetadata": {"Size": 1},
+        "dockerImageManifest": "x",
+    }
+
+    changed = await api.patch(f"images/{DIGEST}", patch, MERGE_PATCH)
+
+    assert changed == made
+
+
+async def test_an_index_lists_its_images(api: Api) -> None:
+    child = {"digest": OTHER, "mediaType": "a/b", "size": 5, "platform": {"architecture": "arm64"}}
+    index = json.dumps({"schemaVersion": 2, "manifests": [child]})
+    await api.make("images", image(OTHER, dockerImageManifest=MANIFEST))
+    sent = mapping("app", "v1", image=image(dockerImageManifest=index))
+    await api.make(MAPPINGS, sent)
+
+    found = await api.get(f"images/{DIGEST}")
+    layers = await api.get(f"{STREAMS}/app/layers")
+
+    assert found["dockerImageManifests"] == [
+        {
+            "digest": OTHER,
+            "mediaType": "a/b",
+            "manifestSize": 5,
+            "architecture": "arm64",
+            "os": "unknown",
+        }
+    ]
+    assert layers["images"][DIGEST]["manifests"] == [OTHER]
+    assert len(layers["images"][OTHER]["layers"]) == 3
+    assert layers["blobs"]["sha256:" + "2" * 64] == {"size": 20, "mediaType": "a/b"}
+    by_prefix = await api.get(f"{TEAM}/imagestreamimages/app@sha256:bb")
+    assert by_prefix["metadata"]["name"] == "app@sha256:bb"
+    assert by_prefix["image"]["metadata"]["name"] == OTHER
+    for name, status in (("app@ff", 404), ("none@ff", 404), ("app", 400), ("a@b@c", 400)):
+        answer = await api.call("GET", f"{TEAM}/imagestreamimages/{name}")
+        assert answer.status_code == status
+
+
+async def test_generations_follow_what_is_wanted(api: Api) -> None:
+    await api.make(STREAMS, stream(tags=[source("a", generation=7), source("b")]))
+    await api.make(MAPPINGS, mapping("app", "c"))
+    patched = await api.patch(
+        f"{STREAMS}/app",
+        {"spec": {"tags": [source("a", "x/y:2"), source("b", generation=5), source("d")]}},
+        MERGE_PATCH,
+    )
+    again = await api.patch(
+        f"{STREAMS}/app",
+        {
+            "spec": {
+                "tags": [
+                    source("a", "x/y:2", annotations={"k": "v"}),
+                    source("b", generation=0),
+                    source("d"),
+                ]
+            }
+        },
+        MERGE_PATCH,
+    )
+    labelled = await api.patch(f"{STREAMS}/app", {"metadata": {"labels": {"a": "b"}}}, MERGE_PATCH)
+
+    def generations(found: Any) -> tuple[int, dict[str, int]]:
+        tags = {tag["name"]: tag["generation"] for tag in found["spec"]["tags"]}
+        return found["metadata"]["generation"], tags
+
+    assert generations(patched) == (2, {"a": 2, "b": 1, "d": 2})
+    assert generations(again) == (3, {"a": 2, "b": 3, "d": 2})
+    assert generations(labelled) == generations(again)
+
+
+async def test_a_reference_points_at_once(api: Api) -> None:
+    made = await api.make(STREAMS, stream(tags=[source("a", "x/y:1", reference=True)]))
+
+    assert made["status"]["tags"][0]["items"] == [
+        {
+            "created": "2026-01-02T03:04:05Z",
+            "dockerImageReference": "x/y:1",
+            "image": "",
+            "generation": 1,
+        }
+    ]
+    # It has no image, so there is no ImageStreamTag, but an ImageTag.
+    assert (await api.call("GET", f"{TAGS}/app:a")).status_code == 404
+    assert (await api.get(f"{TEAM}/imagetags/app:a"))["spec"]["reference"] is True
+
+
+async def test_a_tag_follows_another_of_its_stream(api: Api) -> None:
+    follower = {"name": "latest", "from": {"kind": "ImageStreamTag", "name": "v1"}}
+    await api.make(STREAMS, stream(tags=[follower]))
+    await api.make(MAPPINGS, mapping("app", "v1"))
+    await api.make(MAPPINGS, mapping("app", "v1", OTHER))
+
+    found = await api.get(f"{STREAMS}/app")
+
+    assert [digest for digest, _ in events(found)["latest"]] == [OTHER, DIGEST]
+
+
+async def test_a_tag_of_another_stream_is_copied_once(api: Api) -> None:
+    reference = f"localhost:5000/base/src@{DIGEST}"
+    sent = mapping("src", "v1", image=image(dockerImageReference=reference))
+    await api.make("namespaces/base/imagestreammappings", sent)
+    origin = {"kind": "ImageStreamTag", "namespace": "base", "name": "src:v1"}
+    by_digest = {"kind": "ImageStreamImage", "namespace": "base", "name": f"src@{DIGEST[:20]}"}
+    tags: list[Any] = [{"name": "a", "from": origin}, {"name": "b", "from": by_digest}]
+    tags.append({"name": "c", "from": origin, "reference": True})
+
+    made = await api.make(STREAMS, stream(tags=tags))
+    await api.make("namespaces/base/imagestreammappings", mapping("src", "v1", OTHER))
+
+    found = {
+        named["tag"]: named["items"][0]["dockerImageReference"] for named in made["status"]["tags"]
+    }
+    moved = f"localhost:5000/team/app@{DIGEST}"
+    assert found == {"a": moved, "b": moved, "c": reference}
+    assert events(await api.get(f"{STREAMS}/app")) == events(made)
+
+
+@pytest.mark.parametrize(
+    ("origin", "field"),
+    [
+        ({"kind": "ImageStreamTag", "name": "none:v1"}, "spec.tags[a].from.name"),
+        ({"kind": "ImageStreamTag", "name": "x:y:z"}, "spec.tags[a].from.name"),
+        ({"kind": "ImageStreamImage", "name": "app@sha256:1"}, "spec.tags[a].from.name"),
+        ({"kind": "DockerImage", "name": "No Spec"}, "spec.tags[0].from.name"),
+        ({"kind": "DockerImage"}, "spec.tags[0].from.name"),
+        ({"kind": "Pod", "name": "x"}, "spec.tags[0].from.kind"),
+    ],
+)
+async def test_a_source_that_cannot_be_is_invalid(
+    api: Api, origin: dict[str, str], field: str
+) -> None:
+    answer = await api.make(STREAMS, stream(tags=[{"name": "a", "from": origin}]), 422)
+
+    assert [cause["field"] for cause in answer["details"]["causes"]] == [field]
+
+
+async def test_a_tag_shows_its_image_with_the_tags_annotations(api: Api) -> None:
+    await api.make(MAPPINGS, mapping("app", "v1"))
+    body = {"metadata": {"annotations": {"a": "b"}}, "tag": source("v1")}
+    changed = await api.patch(f"{TAGS}/app:v1", body, MERGE_PATCH, 201)
+
+    found = await api.get(f"{TAGS}/app:v1")
+
+    assert found["metadata"]["annotations"] == {"a": "b"}
+    assert found["image"]["metadata"]["annotations"]["a"] == "b"
+    assert found["tag"]["annotations"] == {"a": "b"}
+    assert changed == found
+
+
+async def test_a_local_tag_is_pulled_through_the_registry(api: Api) -> None:
+    await api.make(MAPPINGS, mapping("app", "v1"))
+    tag = source("v1", referencePolicy={"type": "Local"})
+    await api.patch(f"{TAGS}/app:v1", {"tag": tag}, MERGE_PATCH, 201)
+
+    found = await api.get(f"{TAGS}/app:v1")
+    listed = await api.get(TAGS)
+
+    expected = f"localhost:5000/team/app@{DIGEST}"
+    assert found["image"]["dockerImageReference"] == expected
+    assert listed["items"][0]["image"] == {
+        "metadata": {"name": DIGEST},
+        "dockerImageReference": expected,
+    }
+
+
+async def test_tags_are_made_through_their_own_kind(api: Api) -> None:
+    sent = {"metadata": {"name": "app:v1"}, "tag": source("v1")}
+    made = await api.make(TAGS, sent)
+    again = await api.make(TAGS, sent, 409)
+    put = await api.call(
+        "PUT", f"{TAGS}/app:v2", {"metadata": {"name": "app:v2"}, "tag": source("v2")}
+    )
+
+    assert made["tag"]["from"]["name"] == "quay.io/acme/base:9"
+    assert again["reason"] == "AlreadyExists"
+    assert put.status_code == 201
+    found = await api.get(f"{STREAMS}/app")
+    assert [tag["name"] for tag in found["spec"]["tags"]] == ["v1", "v2"]
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "body", "status"),
+    [
+        ("GET", "app", None, 400),
+        ("GET", "app:v1:x", None, 400),
+        ("GET", "app:v1@x", None, 400),
+        ("GET", "none:v1", None, 404),
+        ("DELETE", "app:none", None, 404),
+        ("DELETE", "none:v1", None, 404),
+        ("PATCH", "app:none", {"metadata": {"annotations": {"a": "b"}}}, 400),
+        ("PATCH", "app:v1", {"metadata": {"labels": {"a": "b"}}}, 422),
+        ("PATCH", "app:v1", {"metadata": {"resourceVersion": "1"}}, 409),
+        ("PATCH", "none:v1", {"metadata": {"resourceVersion": "1"}}, 404),
+        ("PATCH", "app:v1", {"tag": {"name": "other"}}, 422),
+    ],
+)
+async def test_what_tags_cannot_is_the_clients_mistake(
+    api: Api, method: str, name: str, body: Any, status: int
+) -> None:
+    await api.make(MAPPINGS, mapping("app", "v1"))
+
+    answer = await api.call(method, f"{TAGS}/{name}", body, kind=MERGE_PATCH if body else "")
+
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("kind", ["imagestreamtags", "imagetags"])
+async def test_deleting_a_tag_takes_both_halves(api: Api, kind: str) -> None:
+    await api.make(STREAMS, stream(tags=[source("v1"), source("v2")]))
+    await api.make(MAPPINGS, mapping("app", "v1"))
+
+    answer = await api.call("DELETE", f"{TEAM}/{kind}/app:v1")
+
+    assert answer.json()["status"] == "Success"
+    found = await api.get(f"{STREAMS}/app")
+    assert [tag["name"] for tag in found["spec"]["tags"]] == ["v2"]
+    assert "tags" not in found["status"]
+    assert (await api.call("GET", f"images/{DIGEST}")).status_code == 200
+
+
+async def test_an_image_tag_without_a_spec_keeps_what_it_is(api: Api) -> None:
+    await api.make(STREAMS, stream(tags=[source("v1")]))
+    await api.make(MAPPINGS, mapping("app", "v1"))
+
+    changed = await api.patch(f"{TEAM}/imagetags/app:v1", {"spec": None}, MERGE_PATCH)
+
+    assert changed["spec"] is None
+    assert changed["status"]["items"][0]["image"] == DIGEST
+
+
+async def test_a_status_is_written_apart(api: Api) -> None:
+    await api.make(STREAMS, stream(tags=[source("v1")]))
+    await api.make(MAPPINGS, mapping("app", "v1"))
+    await api.make(MAPPINGS, mapping("app", "v2", OTHER))
+    found = await api.get(f"{STREAMS}/app/status")
+    found["status"]["tags"] = [named for named in found["status"]["tags"] if named["tag"] == "v2"]
+    found["spec"] = {}
+
+    pruned = await api.call("PUT", f"{STREAMS}/app/status", found)
+
+    assert events(pruned.json()) == {"v2": [(OTHER, 1)]}
+    assert [tag["name"] for tag in pruned.json()["spec"]["tags"]] == ["v1"]
+
+
+async def test_signatures_are_added_to_and_taken_from_their_image(api: Api) -> None:
+    await api.make("images", image())
+    signature = {
+        "metadata": {"name": f"{DIGEST}@one"},
+        "type": "AtomicImageV1",
+        "content": "c2lnbmVk",
+    }
+    await api.make("imagesignatures", signature)
+    again = await api.make("imagesignatures", signature, 409)
+    found = await api.get(f"images/{DIGEST}")
+    gone = await api.call("DELETE", f"imagesignatures/{DIGEST}@one")
+
+    assert again["reason"] == "AlreadyExists"
+    assert [item["content"] for item in found["signatures"]] == ["c2lnbmVk"]
+    assert gone.status_code == 200
+    assert "signatures" not in await api.get(f"images/{DIGEST}")
+    assert (await api.call("DELETE", f"imagesignatures/{DIGEST}@one")).status_code == 404
+    bad = {**signature, "metadata": {"name": "x"}, "content": "not base64!"}
+    assert len((await api.make("imagesignatures", bad, 422))["details"]["causes"]) == 2
+
+
+async def test_the_table_of_streams_shows_the_latest_tags_first(api: Api) -> None:
+    for minutes, tag in enumerate(["v1", "v2", "a-very-long-name-of-a-tag", "v3", "v4"]):
+        await api.make(MAPPINGS, mapping("app", tag, f"sha256:{minutes:064}"))
+        api.clock.advance(minutes=1)
+    api.clock.advance(hours=3)
+
+    table = await api.get("imagestreams", Accept=TABLE)
+
+    shown = "v4,v3,a-very-long-name-of-a-tag,v2,v1"
+    assert table["rows"][0]["cells"] == ["app", "localhost:5000/team/app", shown, "3 hours ago"]

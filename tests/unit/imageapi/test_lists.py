@@ -1,0 +1,252 @@
+"""Lists: pages, revisions, selectors and forms."""
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from alauda_imageapi.machinery.options import Token
+from tests.unit.imageapi.apis import (
+    MERGE_PATCH,
+    METADATA,
+    METADATA_LIST,
+    TABLE,
+    Api,
+    mapping,
+    source,
+    stream,
+)
+
+pytestmark = pytest.mark.anyio
+
+STREAMS = "namespaces/team/imagestreams"
+
+
+def names(listed: Any) -> list[str]:
+    return [item["metadata"]["name"] for item in listed["items"]]
+
+
+async def fill(api: Api, count: int) -> None:
+    for number in range(count):
+        sent = stream(f"s{number}")
+        sent["metadata"]["labels"] = {"n": str(number), "even": str(number % 2 == 0)}
+        await api.make(STREAMS, sent)
+
+
+async def pages(api: Api, path: str, limit: int) -> list[Any]:
+    token, found = "", []
+    while True:
+        more = f"&continue={token}" if token else ""
+        page = await api.get(f"{path}?limit={limit}{more}")
+        found.append(page)
+        token = page["metadata"].get("continue", "")
+        if not token:
+            return found
+
+
+async def test_an_empty_list_is_a_list(api: Api) -> None:
+    assert await api.get("imagestreams") == {
+        "kind": "ImageStreamList",
+        "apiVersion": "image.alauda.io/v1",
+        "metadata": {"resourceVersion": "1"},
+        "items": [],
+    }
+
+
+async def test_pages_are_of_one_state(api: Api) -> None:
+    await fill(api, 5)
+    first = await api.get(f"{STREAMS}?limit=2")
+    await api.call("DELETE", f"{STREAMS}/s3")
+    await api.make(STREAMS, stream("s11"))
+    await api.patch(f"{STREAMS}/s4", {"metadata": {"labels": {"n": "new"}}}, MERGE_PATCH)
+
+    second = await api.get(f"{STREAMS}?limit=2&continue={first['metadata']['continue']}")
+    third = await api.get(f"{STREAMS}?limit=2&continue={second['metadata']['continue']}")
+
+    assert [*names(first), *names(second), *names(third)] == ["s0", "s1", "s2", "s3", "s4"]
+    assert third["items"][0]["metadata"]["labels"]["n"] == "4"
+    assert first["metadata"]["remainingItemCount"] == 3
+    assert {page["metadata"]["resourceVersion"] for page in (first, second, third)} == {"6"}
+
+
+@pytest.mark.parametrize("path", ["imagestreamtags", "imagetags"])
+async def test_tags_are_paged_within_their_streams(api: Api, path: str) -> None:
+    for name in ("a", "a-b"):
+        for tag in ("v1", "v10", "v2"):
+            await api.make("namespaces/team/imagestreammappings", mapping(name, tag))
+
+    found = await pages(api, f"namespaces/team/{path}", 2)
+
+    assert [name for page in found for name in names(page)] == [
+        *("a:v1", "a:v10", "a:v2"),
+        *("a-b:v1", "a-b:v10", "a-b:v2"),
+    ]
+    assert [len(page["items"]) for page in found] == [2, 2, 2]
+
+
+async def test_a_page_of_a_state_that_is_forgotten_has_a_way_on(api: Api) -> None:
+    await fill(api, 4)
+    first = await api.get(f"{STREAMS}?limit=2")
+    for number in range(150):
+        patch = {"metadata": {"labels": {"n": str(number)}}}
+        await api.patch(f"{STREAMS}/s0", patch, MERGE_PATCH)
+
+    token = first["metadata"]["continue"]
+    gone = await api.call("GET", f"{STREAMS}?limit=2&continue={token}")
+    rest = await api.get(f"{STREAMS}?continue={gone.json()['metadata']['continue']}")
+
+    assert (gone.status_code, gone.json()["reason"]) == (410, "Expired")
+    assert names(rest) == ["s2", "s3"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("n=1", ["s1"]),
+        ("n==1", ["s1"]),
+        ("n!=1", ["s0", "s2", "bare"]),
+        ("n in (0, 2)", ["s0", "s2"]),
+        ("n notin (0,2)", ["s1", "bare"]),
+        ("n", ["s0", "s1", "s2"]),
+        ("!n", ["bare"]),
+        ("even=True,n!=0", ["s2"]),
+        ("n=", []),
+    ],
+)
+async def test_labels_select(api: Api, selector: str, expected: list[str]) -> None:
+    await fill(api, 3)
+    await api.make(STREAMS, stream("bare"))
+
+    assert sorted(names(await api.get(f"{STREAMS}?labelSelector={quote(selector)}"))) == sorted(
+        expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("metadata.name=s1", ["s1"]),
+        ("metadata.name!=s1", ["s0"]),
+        ("metadata.name=s1,metadata.namespace=other", []),
+        ("spec.dockerImageRepository=", ["s0", "s1"]),
+        ("status.dockerImageRepository=localhost:5000/team/s0", ["s0"]),
+    ],
+)
+async def test_fields_select(api: Api, selector: str, expected: list[str]) -> None:
+    await fill(api, 2)
+
+    assert names(await api.get(f"imagestreams?fieldSelector={quote(selector)}")) == expected
+
+
+async def test_a_tag_is_selected_by_its_whole_name(api: Api) -> None:
+    await api.make("namespaces/team/imagestreammappings", mapping("app", "v1"))
+    await api.make("namespaces/team/imagestreammappings", mapping("app", "v2"))
+
+    found = await api.get("imagestreamtags?fieldSelector=metadata.name%3Dapp:v2")
+
+    assert names(found) == ["app:v2"]
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("labelSelector=a%20b", 400),
+        ("labelSelector=a%3D%28", 400),
+        ("labelSelector=a,", 400),
+        ("labelSelector=" + "a," * 9000, 400),
+        ("fieldSelector=spec.tags%3Dx", 400),
+        ("fieldSelector=metadata.name", 400),
+        ("fieldSelector=metadata.name%3D%5Cx", 400),
+        ("limit=many", 400),
+        ("continue=x", 400),
+        ("continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEifQ", 400),
+        ("resourceVersion=-1", 400),
+        ("resourceVersion=" + "9" * 30, 400),
+        ("resourceVersion=1000000", 504),
+        ("resourceVersion=1000000&resourceVersionMatch=Exact", 504),
+        ("resourceVersionMatch=Exact", 422),
+        ("resourceVersionMatch=Exact&resourceVersion=0", 422),
+        ("resourceVersionMatch=Sometimes&resourceVersion=1", 422),
+        ("sendInitialEvents=true", 422),
+        ("sendInitialEvents=perhaps", 400),
+        ("watch=true&sendInitialEvents=true", 422),
+        ("watch=true&sendInitialEvents=true&resourceVersionMatch=Exact", 422),
+        ("watch=true&resourceVersionMatch=NotOlderThan", 422),
+        ("watch=true&resourceVersion=1000000", 504),
+        ("watch=true&timeoutSeconds=soon", 400),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(api: Api, query: str, status: int) -> None:
+    answer = await api.call("GET", f"imagestreams?{query}")
+
+    assert answer.status_code == status, answer.text
+
+
+async def test_a_token_of_another_list_is_refused(api: Api) -> None:
+    await api.make("namespaces/team/imagestreammappings", mapping("app", "v1"))
+    await api.make("namespaces/team/imagestreammappings", mapping("app", "v2"))
+    token = (await api.get("imagestreamtags?limit=1"))["metadata"]["continue"]
+
+    assert (await api.call("GET", f"imagestreams?continue={token}")).status_code == 400
+    future = Token(10**12, ("a", "b")).encode()
+    assert (await api.call("GET", f"imagestreams?continue={future}")).status_code == 504
+    both = f"imagestreamtags?continue={token}&resourceVersion=2"
+    assert (await api.call("GET", both)).status_code == 400
+
+
+async def test_a_revision_from_the_future_says_how_to_recover(api: Api) -> None:
+    answer = await api.call("GET", "imagestreams?resourceVersion=1000000")
+
+    assert answer.json()["message"] == "Too large resource version: 1000000, current: 1"
+    assert answer.json()["details"]["causes"][0]["reason"] == "ResourceVersionTooLarge"
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_an_exact_revision_is_shown_as_it_was(api: Api) -> None:
+    await fill(api, 2)
+    query = "resourceVersion=2&resourceVersionMatch=Exact"
+
+    assert names(await api.get(f"imagestreams?{query}")) == ["s0"]
+    assert names(await api.get("imagestreams?resourceVersion=2")) == ["s0", "s1"]
+    assert names(await api.get("imagestreams?resourceVersion=2&limit=5")) == ["s0"]
+
+
+async def test_tables_have_columns_and_metadata(api: Api) -> None:
+    await api.make(STREAMS, stream("app", tags=[source("a")]))
+
+    table = await api.get("imagestreams", Accept=TABLE)
+    one = await api.get(f"{STREAMS}/app?includeObject=None", Accept=TABLE)
+    whole = await api.get("imagestreams?includeObject=Object", Accept=TABLE)
+
+    assert [column["name"] for column in table["columnDefinitions"]] == [
+        *("Name", "Image Repository", "Tags", "Updated"),
+    ]
+    assert table["columnDefinitions"][0]["format"] == "name"
+    assert table["rows"][0]["cells"] == ["app", "localhost:5000/team/app", "", ""]
+    assert table["rows"][0]["object"]["kind"] == "PartialObjectMetadata"
+    assert "spec" not in table["rows"][0]["object"]
+    assert "object" not in one["rows"][0]
+    assert whole["rows"][0]["object"]["spec"]["tags"][0]["name"] == "a"
+
+
+async def test_metadata_alone_is_shown(api: Api) -> None:
+    made = await api.make(STREAMS, stream())
+
+    listed = await api.get("imagestreams", Accept=METADATA_LIST)
+    one = await api.get(f"{STREAMS}/app", Accept=METADATA)
+
+    assert one == {
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": made["metadata"],
+    }
+    assert (listed["kind"], listed["items"]) == ("PartialObjectMetadataList", [one])
+
+
+async def test_the_first_form_that_can_be_had_is_taken(api: Api) -> None:
+    old = TABLE.replace("v=v1", "v=v1beta1")
+
+    assert (await api.get("imagestreams", Accept=f"{old},{TABLE}"))["kind"] == "Table"
+    accept = f"{old},application/json"
+    assert (await api.get("imagestreams", Accept=accept))["kind"] == "ImageStreamList"
+    assert (await api.call("GET", "imagestreams", Accept=old)).status_code == 406

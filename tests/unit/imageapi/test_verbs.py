@@ -1,0 +1,463 @@
+"""The verbs of stored objects, as every kind has them."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.imageapi.apis import (
+    APPLY_PATCH,
+    BASE,
+    DIGEST,
+    JSON_PATCH,
+    MERGE_PATCH,
+    STRATEGIC_PATCH,
+    Api,
+    image,
+    source,
+    stream,
+)
+
+pytestmark = pytest.mark.anyio
+
+STREAMS = "namespaces/team/imagestreams"
+
+
+async def test_the_server_says_who_an_object_is(api: Api) -> None:
+    sent = stream(lookupPolicy={"local": True})
+    sent["metadata"] |= {"uid": "mine", "creationTimestamp": "1999-01-01T00:00:00Z"}
+    made = await api.make(STREAMS, sent)
+
+    assert made == {
+        "apiVersion": "image.alauda.io/v1",
+        "kind": "ImageStream",
+        "metadata": {
+            "name": "app",
+            "namespace": "team",
+            "uid": "uid-1",
+            "creationTimestamp": "2026-01-02T03:04:05Z",
+            "generation": 1,
+            "resourceVersion": "2",
+            "managedFields": [
+                {
+                    "manager": "python-httpx",
+                    "operation": "Update",
+                    "apiVersion": "image.alauda.io/v1",
+                    "time": "2026-01-02T03:04:05Z",
+                    "fieldsType": "FieldsV1",
+                    "fieldsV1": {"f:spec": {"f:lookupPolicy": {"f:local": {}}}},
+                }
+            ],
+        },
+        "spec": {"lookupPolicy": {"local": True}},
+        "status": {"dockerImageRepository": "localhost:5000/team/app"},
+    }
+    assert await api.get(f"{STREAMS}/app") == made
+
+
+async def test_an_object_is_made_once(api: Api) -> None:
+    await api.make(STREAMS, stream())
+    answer = await api.make(STREAMS, stream(), 409)
+
+    assert answer["reason"] == "AlreadyExists"
+    assert answer["message"] == 'imagestreams.image.alauda.io "app" already exists'
+    assert answer["details"] == {"name": "app", "group": "image.alauda.io", "kind": "imagestreams"}
+
+
+async def test_what_is_not_there_is_named(api: Api) -> None:
+    answer = (await api.call("GET", f"{STREAMS}/none")).json()
+
+    assert (answer["code"], answer["reason"]) == (404, "NotFound")
+    assert answer["message"] == 'imagestreams.image.alauda.io "none" not found'
+
+
+async def test_names_are_generated(api: Api) -> None:
+    sent = stream()
+    sent["metadata"] = {"generateName": "build-"}
+
+    names = [(await api.make(STREAMS, sent))["metadata"]["name"] for _ in range(2)]
+
+    assert names == ["build-00001", "build-00002"]
+
+
+async def test_a_trial_changes_nothing(api: Api) -> None:
+    made = await api.make(STREAMS, stream())
+    tried = await api.make(f"{STREAMS}?dryRun=All", stream("other"))
+    await api.patch(f"{STREAMS}/app?dryRun=All", {"spec": {"tags": [source("a")]}}, MERGE_PATCH)
+    answer = await api.call("DELETE", f"{STREAMS}/app", {"dryRun": ["All"]})
+    gone = await api.call("DELETE", f"{STREAMS}?dryRun=All")
+
+    assert "resourceVersion" not in tried["metadata"]
+    assert (answer.status_code, gone.status_code) == (200, 200)
+    assert (await api.get(STREAMS))["items"] == [made]
+
+
+async def test_a_stale_update_is_a_conflict(api: Api) -> None:
+    made = await api.make(STREAMS, stream())
+    await api.patch(f"{STREAMS}/app", {"metadata": {"labels": {"a": "b"}}}, MERGE_PATCH)
+
+    answer = await api.call("PUT", f"{STREAMS}/app", made)
+
+    assert answer.status_code == 409
+    assert answer.json()["message"] == (
+        'Operation cannot be fulfilled on imagestreams.image.alauda.io "app": the object has been '
+        "modified; please apply your changes to the latest version and try again"
+    )
+
+
+async def test_an_update_without_a_revision_is_refused(api: Api) -> None:
+    made = await api.make(STREAMS, stream())
+    del made["metadata"]["resourceVersion"]
+
+    answer = await api.call("PUT", f"{STREAMS}/app", made)
+
+    assert answer.status_code == 422
+    assert [cause["field"] for cause in answer.json()["details"]["causes"]] == [
+        "metadata.resourceVersion"
+    ]
+
+
+async def test_an_update_that_changes_nothing_is_not_written(api: Api) -> None:
+    made = await api.make(STREAMS, stream(tags=[source("a")]))
+
+    again = (await api.call("PUT", f"{STREAMS}/app", made)).json()
+
+    assert again == made
+
+
+async def test_what_the_server_sets_cannot_be_changed(api: Api) -> None:
+    made = await api.make(STREAMS, stream())
+    sent = {**made, "metadata": {**made["metadata"], "labels": {"a": "b"}, "generation": 77}}
+    sent["metadata"]["creationTimestamp"] = "1999-01-01T00:00:00Z"
+    sent["status"] = {"tags": [{"tag": "fake", "items": []}]}
+
+    changed = (await api.call("PUT", f"{STREAMS}/app", sent)).json()
+
+    assert changed["metadata"]["generation"] == 1
+    assert changed["metadata"]["creationTimestamp"] == made["metadata"]["creationTimestamp"]
+    assert changed["status"] == made["status"]
+
+
+@pytest.mark.parametrize(
+    ("patch", "kind", "status"),
+    [
+        pytest.param({"metadata": {"name": "b"}}, MERGE_PATCH, 422, id="name"),
+        pytest.param({"metadata": {"namespace": "b"}}, MERGE_PATCH, 422, id="namespace"),
+        pytest.param({"metadata": {"uid": "b"}}, MERGE_PATCH, 409, id="uid"),
+        pytest.param({"kind": "Image"}, MERGE_PATCH, 422, id="kind"),
+        pytest.param({"apiVersion": "v1"}, STRATEGIC_PATCH, 422, id="apiVersion"),
+        pytest.param({"metadata": {"resourceVersion": "1"}}, MERGE_PATCH, 409, id="old revision"),
+        pytest.param({"metadata": {"resourceVersion": "x"}}, MERGE_PATCH, 422, id="no revision"),
+        pytest.param({"metadata": None}, MERGE_PATCH, 200, id="no metadata"),
+        pytest.param([{"op": "remove", "path": "/metadata"}], JSON_PATCH, 200, id="removed"),
+        pytest.param([{"op": "replace", "path": "", "value": 3}], JSON_PATCH, 422, id="a number"),
+    ],
+)
+async def test_no_patch_changes_the_identity(api: Api, patch: Any, kind: str, status: int) -> None:
+    made = await api.make(STREAMS, stream())
+
+    await api.patch(f"{STREAMS}/app", patch, kind, status)
+
+    found = (await api.get(f"{STREAMS}/app"))["metadata"]
+    for name in ("name", "namespace", "uid", "creationTimestamp"):
+        assert found[name] == made["metadata"][name]
+
+
+async def test_an_object_with_finalizers_waits_for_them(api: Api) -> None:
+    sent = stream()
+    sent["metadata"]["finalizers"] = ["example.com/wait"]
+    await api.make(STREAMS, sent)
+
+    waiting = (await api.call("DELETE", f"{STREAMS}/app")).json()
+    again = (await api.call("DELETE", f"{STREAMS}/app")).json()
+    late = await api.call(
+        "PATCH",
+        f"{STREAMS}/app",
+        {"metadata": {"finalizers": ["example.com/wait", "example.com/more"]}},
+        kind=MERGE_PATCH,
+    )
+    await api.patch(f"{STREAMS}/app", {"metadata": {"finalizers": None}}, MERGE_PATCH)
+
+    assert waiting["metadata"]["deletionTimestamp"] == "2026-01-02T03:04:05Z"
+    assert (waiting["metadata"]["deletionGracePeriodSeconds"], again) == (0, waiting)
+    assert late.status_code == 422
+    assert (await api.call("GET", f"{STREAMS}/app")).status_code == 404
+
+
+async def test_a_deletion_says_what_is_gone(api: Api) -> None:
+    await api.make(STREAMS, stream())
+
+    assert (await api.call("DELETE", f"{STREAMS}/app")).json() == {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": {
+            "name": "app",
+            "group": "image.alauda.io",
+            "kind": "imagestreams",
+            "uid": "uid-1",
+        },
+    }
+    assert (await api.call("DELETE", f"{STREAMS}/app")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "preconditions", [{"uid": "other"}, {"resourceVersion": "1"}], ids=["uid", "revision"]
+)
+async def test_a_deletion_of_something_else_is_a_conflict(
+    api: Api, preconditions: dict[str, str]
+) -> None:
+    await api.make(STREAMS, stream())
+
+    answer = await api.call("DELETE", f"{STREAMS}/app", {"preconditions": preconditions})
+
+    assert answer.status_code == 409
+    assert (await api.call("GET", f"{STREAMS}/app")).status_code == 200
+
+
+async def test_a_collection_is_deleted_by_its_labels(api: Api) -> None:
+    for name, team in (("a", "x"), ("b", "y"), ("c", "x")):
+        sent = stream(name)
+        sent["metadata"]["labels"] = {"team": team}
+        await api.make(STREAMS, sent)
+
+    answer = await api.call("DELETE", f"{STREAMS}?labelSelector=team%3Dx")
+
+    assert [item["metadata"]["name"] for item in answer.json()["items"]] == ["a", "c"]
+    left = await api.get(STREAMS)
+    assert [item["metadata"]["name"] for item in left["items"]] == ["b"]
+
+
+async def test_unknown_fields_are_told_of_and_never_kept(api: Api) -> None:
+    sent = {**stream(tagz=1), "extra": True}
+    text = b'{"metadata": {"name": "b", "name": "c"}, "spec": {}}'
+
+    warned = await api.call("POST", STREAMS, sent)
+    doubled = await api.call("POST", STREAMS, text)
+    ignored = await api.call("POST", f"{STREAMS}?fieldValidation=Ignore", {**sent, **stream("d")})
+    refused = await api.call("POST", f"{STREAMS}?fieldValidation=Strict", sent)
+    patch = {"spec": {"tagz": 1}}
+    patched = await api.call(
+        "PATCH", f"{STREAMS}/app?fieldValidation=Strict", patch, kind=MERGE_PATCH
+    )
+
+    assert warned.headers.get_list("warning") == [
+        '299 - "unknown field \\"spec.tagz\\""',
+        '299 - "unknown field \\"extra\\""',
+    ] or set(warned.headers.get_list("warning")) == {
+        '299 - "unknown field \\"spec.tagz\\""',
+        '299 - "unknown field \\"extra\\""',
+    }
+    assert "tagz" not in warned.json()["spec"]
+    assert doubled.headers["warning"] == '299 - "duplicate field \\"metadata.name\\""'
+    assert "warning" not in ignored.headers
+    assert (refused.status_code, patched.status_code) == (400, 422)
+    assert refused.json()["message"].startswith(
+        'ImageStream in version "v1" cannot be handled as a ImageStream: strict decoding error: '
+        'unknown field "'
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("dryRun=Some", "dryRun"),
+        ("fieldValidation=Maybe", "fieldValidation"),
+        ("fieldManager=" + "x" * 129, "fieldManager"),
+        ("fieldManager=%07", "fieldManager"),
+        ("force=true", "force"),
+    ],
+)
+async def test_options_that_make_no_sense_are_invalid(api: Api, query: str, field: str) -> None:
+    answer = await api.call("POST", f"{STREAMS}?{query}", stream())
+
+    assert answer.status_code == 422
+    assert [cause["field"] for cause in answer.json()["details"]["causes"]] == [field]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ({"labels": {"-a": "b"}}, "metadata.labels"),
+        ({"labels": {"a": "b c"}}, "metadata.labels"),
+        ({"annotations": {"a/b/c": "d"}}, "metadata.annotations"),
+        ({"annotations": {"a": "x" * 262_144}}, "metadata.annotations"),
+        ({"finalizers": ["mine"]}, "metadata.finalizers"),
+        ({"ownerReferences": [{"kind": "A", "name": "b", "uid": "c"}]}, "ownerReferences[0].api"),
+    ],
+)
+async def test_metadata_is_checked(api: Api, metadata: dict[str, Any], field: str) -> None:
+    sent = stream()
+    sent["metadata"] |= metadata
+
+    answer = await api.call("POST", STREAMS, sent)
+
+    assert answer.status_code == 422
+    assert field in answer.json()["details"]["causes"][0]["field"]
+
+
+async def test_a_whole_object_is_made_by_applying_it(api: Api) -> None:
+    path = f"{STREAMS}/app?fieldManager=me"
+    made = await api.patch(path, stream(tags=[source("a")]), APPLY_PATCH, 201)
+    again = await api.patch(path, stream(tags=[source("a")]), APPLY_PATCH)
+    fewer = await api.patch(path, stream(), APPLY_PATCH)
+
+    assert again == made
+    assert "tags" not in fewer["spec"]
+
+
+async def test_what_another_manager_owns_is_a_conflict(api: Api) -> None:
+    mine = f"{STREAMS}/app?fieldManager=me"
+    theirs = f"{STREAMS}/app?fieldManager=they"
+    await api.patch(mine, stream(tags=[source("a", "x/y:1")]), APPLY_PATCH, 201)
+
+    refused = await api.patch(theirs, stream(tags=[source("a", "x/y:2")]), APPLY_PATCH, 409)
+    forced = await api.patch(
+        f"{theirs}&force=true", stream(tags=[source("a", "x/y:2")]), APPLY_PATCH
+    )
+    lost = await api.patch(mine, stream(), APPLY_PATCH)
+
+    assert refused["details"]["causes"] == [
+        {
+            "reason": "FieldManagerConflict",
+            "message": 'conflict with "me"',
+            "field": '.spec.tags[name="a"].from.name',
+        }
+    ]
+    assert forced["spec"]["tags"][0]["from"]["name"] == "x/y:2"
+    # It is still wanted by the other, and so stays.
+    assert [tag["name"] for tag in lost["spec"]["tags"]] == ["a"]
+
+
+async def test_tags_of_others_survive_a_strategic_merge(api: Api) -> None:
+    await api.make(STREAMS, stream(tags=[source("a"), source("b")]))
+    patch = {"spec": {"tags": [source("c"), {"name": "a", "$patch": "delete"}]}}
+
+    changed = await api.patch(f"{STREAMS}/app", patch, STRATEGIC_PATCH)
+
+    assert [tag["name"] for tag in changed["spec"]["tags"]] == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "kind", "status"),
+    [
+        pytest.param("POST", STREAMS, b"{", "", 400, id="no JSON"),
+        pytest.param("POST", STREAMS, b"", "", 400, id="nothing"),
+        pytest.param("POST", STREAMS, b"[]", "", 400, id="a list"),
+        pytest.param("POST", STREAMS, b'{"metadata": []}', "", 400, id="metadata is a list"),
+        pytest.param("POST", STREAMS, b'{"spec": {"tags": {}}}', "", 400, id="tags is an object"),
+        pytest.param("POST", STREAMS, b'{"spec": NaN}', "", 400, id="NaN"),
+        pytest.param("POST", STREAMS, b'{"a": 1' + b"0" * 5000 + b"}", "", 400, id="digits"),
+        pytest.param("POST", STREAMS, b"[" * 100_000, "", 400, id="deep"),
+        pytest.param("POST", STREAMS, b'{"a":' * 200 + b"1" + b"}" * 200, "", 400, id="nested"),
+        pytest.param("POST", STREAMS, b'{"kind":"\\ud800"}', "", 400, id="half a pair"),
+        pytest.param("POST", STREAMS, b"\xff", "", 400, id="no UTF-8"),
+        pytest.param("POST", STREAMS, b"{}", "", 422, id="no name"),
+        pytest.param("POST", STREAMS, {"kind": "Image"}, "", 400, id="another kind"),
+        pytest.param("POST", STREAMS, {"apiVersion": "v1"}, "", 400, id="another version"),
+        pytest.param("POST", STREAMS, b"a" * (3 * 2**20 + 1), "", 413, id="large"),
+        pytest.param("POST", STREAMS, b"{}", "text/plain", 415, id="text"),
+        pytest.param("POST", STREAMS, b"a: &b 1\nc: *b", "application/yaml", 400, id="aliases"),
+        pytest.param("POST", STREAMS, {"metadata": {"name": "a/b"}}, "", 422, id="a slash"),
+        pytest.param("POST", STREAMS, {"metadata": {"name": "x" * 300}}, "", 422, id="long"),
+        pytest.param("PATCH", f"{STREAMS}/app", b"{}", "application/json", 415, id="no patch"),
+        pytest.param("PATCH", f"{STREAMS}/app", b"3", MERGE_PATCH, 400, id="a number"),
+        pytest.param("PATCH", f"{STREAMS}/app", b"{}", JSON_PATCH, 400, id="no list"),
+        pytest.param("PATCH", f"{STREAMS}/app", b'[{"op":"x"}]', JSON_PATCH, 400, id="no op"),
+        pytest.param(
+            *("PATCH", f"{STREAMS}/app", [{"op": "remove", "path": "/a/b"}], JSON_PATCH, 422),
+            id="no such path",
+        ),
+        pytest.param(
+            *("PATCH", f"{STREAMS}/app", [{"op": "add", "path": "/kind/x/y", "value": 1}]),
+            *(JSON_PATCH, 422),
+            id="through a text",
+        ),
+        pytest.param(
+            *("PATCH", f"{STREAMS}/app"),
+            [{"op": "copy", "from": "/metadata", "path": f"/metadata/{n}"} for n in range(64)],
+            *(JSON_PATCH, 413),
+            id="doubling",
+        ),
+        pytest.param(
+            *("PATCH", f"{STREAMS}/app", [{"op": "test", "path": "", "value": 1}] * 10_001),
+            *(JSON_PATCH, 413),
+            id="many operations",
+        ),
+        pytest.param(
+            *("PATCH", f"{STREAMS}/app", {"spec": {"tags": [{"a": 1}]}}, STRATEGIC_PATCH, 400),
+            id="no merge key",
+        ),
+        pytest.param("PATCH", f"{STREAMS}/app", stream(), APPLY_PATCH, 422, id="no manager"),
+        pytest.param(
+            *("PATCH", f"{STREAMS}/app?fieldManager=m", stream("b"), APPLY_PATCH, 400),
+            id="another name",
+        ),
+        pytest.param(
+            *("PATCH", f"{STREAMS}/none", {}, MERGE_PATCH, 404),
+            id="not there",
+        ),
+        pytest.param("PUT", f"{STREAMS}/app", stream("b"), "", 400, id="PUT another name"),
+        pytest.param("PUT", f"{STREAMS}/none", stream("none"), "", 404, id="PUT not there"),
+        pytest.param("PUT", STREAMS, stream(), "", 405, id="PUT a collection"),
+        pytest.param("POST", "imagestreams", stream(), "", 405, id="no namespace"),
+        pytest.param("POST", "images", image("a%b"), "", 422, id="percent"),
+        pytest.param("DELETE", f"{STREAMS}/app", {"kind": "Pod"}, "", 400, id="no DeleteOptions"),
+        pytest.param(
+            *("DELETE", f"{STREAMS}/app", {"propagationPolicy": "Never"}, "", 422),
+            id="no such policy",
+        ),
+        pytest.param(
+            *("DELETE", f"{STREAMS}/app"),
+            {"propagationPolicy": "Orphan", "orphanDependents": True},
+            *("", 422),
+            id="two policies",
+        ),
+        pytest.param("DELETE", f"{STREAMS}/app", {"preconditions": 3}, "", 400, id="3"),
+        pytest.param("GET", f"{STREAMS}/..%2f..", None, "", 400, id="encoded slash"),
+        pytest.param("GET", f"{STREAMS}/%00", None, "", 400, id="NUL"),
+        pytest.param("GET", f"{STREAMS}/%ff", None, "", 400, id="bytes"),
+        pytest.param("GET", f"{STREAMS}/{'x' * 60_000}", None, "", 400, id="long name"),
+        pytest.param("GET", f"{STREAMS}/app/", None, "", 200, id="slash at the end"),
+        pytest.param("GET", f"{STREAMS}/app/none", None, "", 404, id="no such part"),
+        pytest.param("GET", f"{STREAMS}/app?resourceVersion=x", None, "", 400, id="revision"),
+        pytest.param("GET", f"namespaces/team/images/{DIGEST}", None, "", 404, id="scope"),
+        pytest.param("GET", "nothing", None, "", 404, id="no such resource"),
+        pytest.param("GET", "/apis/apps/v1/deployments", None, "", 404, id="another group"),
+        pytest.param("GET", "/api/v1/namespaces", None, "", 404, id="core"),
+        pytest.param("POST", "/apis", {}, "", 405, id="POST discovery"),
+        pytest.param("GET", f"{BASE}/watch/imagestreams", None, "", 404, id="ancient watch"),
+    ],
+)
+async def test_what_makes_no_sense_is_the_clients_mistake(
+    api: Api, method: str, path: str, body: Any, kind: str, status: int
+) -> None:
+    await api.make(STREAMS, stream())
+
+    answer = await api.call(method, path, body, kind=kind)
+
+    assert answer.status_code == status, answer.text
+
+
+async def test_only_json_is_written(api: Api) -> None:
+    protobuf = "application/vnd.kubernetes.protobuf"
+
+    refused = await api.call("GET", STREAMS, Accept=protobuf)
+    second_best = await api.call("GET", STREAMS, Accept=f"{protobuf},application/json")
+
+    assert (refused.status_code, second_best.status_code) == (406, 200)
+
+
+async def test_a_hundred_writers_of_labels_come_through(api: Api) -> None:
+    import asyncio
+
+    await api.make(STREAMS, stream())
+
+    await asyncio.gather(
+        *(
+            api.patch(f"{STREAMS}/app", {"metadata": {"labels": {f"l{n}": "x"}}}, MERGE_PATCH)
+            for n in range(30)
+        )
+    )
+
+    assert len((await api.get(f"{STREAMS}/app"))["metadata"]["labels"]) == 30
