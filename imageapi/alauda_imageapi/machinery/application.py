@@ -106,6 +106,8 @@ class ApiServer:
         surroundings: Time and chance.
         guard: Looks at each request before anything else does.
         read_only: Refuse whatever changes anything.
+        implicit_namespaces: Say of each namespace that it is there, as kubectl asks before it
+            tells that an object is not.
     """
 
     def __init__(
@@ -117,12 +119,14 @@ class ApiServer:
         guard: Guard = lambda _request: None,
         *,
         read_only: bool = False,
+        implicit_namespaces: bool = False,
     ) -> None:
         self._group = group
         self._resources = {resource.name: resource for resource in resources}
         self._surroundings = surroundings or Surroundings()
         self._guard = guard
         self._read_only = read_only
+        self._implicit_namespaces = implicit_namespaces
         self._openapi = OpenAPI(group, resources, version.git)
         self._writes = Writes(group)
         self._stopping = asyncio.Event()
@@ -179,6 +183,8 @@ class ApiServer:
         path = "/" + "/".join(segments)
         if path in self._documents or path in ("/openapi/v2", self._openapi.v3_path):
             return self._fixed(request, path)
+        if self._implicit_namespaces and segments[:-1] == ["api", "v1", "namespaces"]:
+            return self._namespace(request, segments[-1])
         if segments[:3] != ["apis", self._group.name, self._group.version]:
             raise no_such_resource()
         target = parse_target(segments[3:])
@@ -269,6 +275,21 @@ class ApiServer:
         answer = _json_answer(self._documents[path])
         answer.headers["Vary"] = "Accept"
         return answer
+
+    def _namespace(self, request: Request[Any], name: str) -> Response:
+        """Answer with a namespace, which is there because it is asked for."""
+        if request.method not in ("GET", "HEAD") or not name:
+            raise MethodNotAllowed("namespaces are there without being made")
+        metadata = {"name": name, "resourceVersion": "1"}
+        return _json_answer(
+            {
+                "kind": "Namespace",
+                "apiVersion": "v1",
+                "metadata": metadata,
+                "spec": {},
+                "status": {"phase": "Active"},
+            }
+        )
 
     async def _stream(self, stream: WatchStream, receive: Receive, send: Send) -> None:
         """Send a watch until it is over, its client is gone or slow, or the server stops."""

@@ -69,7 +69,7 @@ def write_fields(fields: FieldSet) -> Object:
 def without(schema: Schema, document: Any, doomed: FieldSet, kept: FieldSet) -> Any:
     """Return a document without paths, except where something below them is kept."""
     held = {path[:end] for path in kept for end in range(1, len(path) + 1)}
-    return _prune(schema, document, (), doomed - held)
+    return _prune(schema, document, (), doomed - held, held)
 
 
 def describe(path: Path) -> str:
@@ -123,12 +123,12 @@ def _walk(schema: Schema | None, value: Any, path: Path) -> Iterator[tuple[Path,
                 yield from _walk(schema.items, item, place)
 
 
-def _prune(schema: Schema | None, value: Any, path: Path, doomed: FieldSet) -> Any:
+def _prune(schema: Schema | None, value: Any, path: Path, doomed: FieldSet, held: set[Path]) -> Any:
     if schema is None or not is_merged(schema, value):
         return value
     if isinstance(value, dict):
         kept = {
-            name: _prune(schema.of(name), below, (*path, f"f:{name}"), doomed)
+            name: _prune(schema.of(name), below, (*path, f"f:{name}"), doomed, held)
             for name, below in value.items()
             if (*path, f"f:{name}") not in doomed
         }
@@ -136,13 +136,15 @@ def _prune(schema: Schema | None, value: Any, path: Path, doomed: FieldSet) -> A
         return {
             name: below
             for name, below in kept.items()
-            if below not in ({}, []) or value[name] in ({}, [])
+            if below not in ({}, []) or value[name] in ({}, []) or (*path, f"f:{name}") in held
         }
     kept_items = []
     for index, item in enumerate(value):
         place = (*path, item_element(schema, item, index))
         if place not in doomed:
-            kept_items.append(_prune(schema.items, item, place, doomed) if schema.keys else item)
+            kept_items.append(
+                _prune(schema.items, item, place, doomed, held) if schema.keys else item
+            )
     return kept_items
 
 

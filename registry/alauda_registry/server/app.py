@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Mount, Router
 from alauda_registry.oci.errors import RegistryError
 from alauda_registry.server.envelope import Envelope
 from alauda_registry.server.errors import render_error
+from alauda_registry.server.extensions import ImageRecorder, NoRecorder
 from alauda_registry.server.routes import (
     base,
     blobs,
@@ -33,6 +34,7 @@ RegistryOpener: TypeAlias = Callable[[], AbstractAsyncContextManager[Registry]]
 def create_app(
     open_registry: RegistryOpener,
     options: ServerOptions | None = None,
+    recorder: ImageRecorder | None = None,
 ) -> Starlette:
     """Assemble the server around a registry.
 
@@ -40,6 +42,7 @@ def create_app(
         open_registry: Opens the registry when the server starts and closes it when the
             server stops. Tests pass one that yields a registry they already hold.
         options: How the endpoints behave.
+        recorder: Hears of what is pushed and deleted; nobody does unless given.
     """
     options = options or ServerOptions()
 
@@ -54,6 +57,7 @@ def create_app(
                 "registry": registry,
                 "options": options,
                 "upload_states": UploadStates(open_secret),
+                "recorder": recorder or NoRecorder(),
             }
 
     app = Starlette(

@@ -44,6 +44,9 @@ examples:
   image-registry serve
       keeps images in a bucket, with the keys that AWS programs find; see registry/README.md
 
+  image-registry serve --root ./data --image-api
+      and kubectl --server=http://127.0.0.1:5000 get imagestreams -A shows what was pushed
+
 Every setting can also be given as a variable: log.level is REGISTRY_LOG_LEVEL.
 Flags win over variables, variables over the file. See them all: image-registry check-config
 """
@@ -78,15 +81,23 @@ _FLAGS = (
     _Flag(
         "--read-only", ("storage", "maintenance", "readonly", "enabled"), "pulls only, no changes"
     ),
+    _Flag("--image-api", ("imageapi", "enabled"), "serve image.alauda.io/v1 for kubectl, too"),
     _Flag("--log-level", ("log", "level"), "error, warn, info or debug", "LEVEL"),
     _Flag("--log-format", ("log", "formatter"), "text, json or auto", "FORMAT"),
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    find_extension: run.ExtensionFinder = lambda _name: None,
+) -> int:
     """Run the command; the exit code: 0 done, 1 it cannot be done, 2 it was not understood.
 
     A check has codes of its own for what it found.
+
+    Args:
+        arguments: Of the command line; those of the process unless given.
+        find_extension: Finds what can be served beside the registry.
     """
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
@@ -101,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         loaded = load_settings(options.config, overrides)
         if options.command == "serve":
-            return run.serve(loaded.settings, loaded.warnings)
+            return run.serve(loaded.settings, loaded.warnings, find_extension)
         for warning in loaded.warnings:
             _say(f"warning: {warning}")
         run.check(loaded.settings)

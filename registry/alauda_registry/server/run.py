@@ -1,7 +1,8 @@
 """From settings to a server that runs: checks first, then one process or several."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from alauda_registry.server.authentication import (
     open_authentication,
@@ -9,17 +10,25 @@ from alauda_registry.server.authentication import (
     warnings as authentication_warnings,
 )
 from alauda_registry.server.descriptors import allow_many_open_files
+from alauda_registry.server.extensions import IMAGE_API
 from alauda_registry.server.listening import bind_socket, check_listening, describe_address
 from alauda_registry.server.logs import configure_logging
 from alauda_registry.server.roots import check_root, prepare_root, warn_of_caches
-from alauda_registry.server.settings import Settings
+from alauda_registry.server.settings import CannotStart, Settings
 from alauda_registry.server.supervisor import Supervisor
 from alauda_registry.server.tls import Certificates
 
 logger = logging.getLogger(__name__)
 
+ExtensionFinder: TypeAlias = Callable[[str], str | None]
+"""Returns where an extension is, as ``module:attribute``; None if it is not installed."""
 
-def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
+
+def serve(
+    settings: Settings,
+    warnings: Sequence[str] = (),
+    find_extension: ExtensionFinder = lambda _name: None,
+) -> int:
     """Serve until told to stop; the exit code.
 
     Everything that can be wrong is looked at before a process is started or a port is taken.
@@ -31,6 +40,7 @@ def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
     for warning in (*warnings, *authentication_warnings(settings)):
         logger.warning("%s", warning)
     check(settings)
+    extension = _find_image_api(settings, find_extension)
     prepare_root(settings.storage)
     if settings.storage.s3 is not None:
         # botocore takes a while to import, and memory.
@@ -46,11 +56,11 @@ def serve(settings: Settings, warnings: Sequence[str] = ()) -> int:
         location = f"{scheme}://{describe_address(sock)} from {where}"
         if settings.workers > 1:
             _warn_small_limits(settings)
-            return Supervisor(settings, sock, location).run()
+            return Supervisor(settings, sock, location, extension).run()
         # Not above: a supervisor has no use for the application.
         from alauda_registry.server.worker import Worker
 
-        worker = Worker(settings)
+        worker = Worker(settings, extension=extension)
         try:
             worker.serve(sock, lambda: logger.info("serving %s", location))
         except SystemExit:
@@ -71,6 +81,15 @@ def check(settings: Settings) -> None:
     check_root(settings.storage)
     if (authentication := open_authentication(settings, is_check=True)) is not None:
         authentication.close()
+
+
+def _find_image_api(settings: Settings, find_extension: ExtensionFinder) -> str | None:
+    if not settings.image_api.enabled:
+        return None
+    found = find_extension(IMAGE_API)
+    if found is None:
+        raise CannotStart("imageapi is enabled, but this installation has no image API")
+    return found
 
 
 def _warn_small_limits(settings: Settings) -> None:

@@ -587,6 +587,16 @@ class Limits(Section):
     so that they never send a request into a connection that is just being closed."""
 
 
+class ImageAPI(Section):
+    """`imageapi`: image.alauda.io/v1, for kubectl, beside /v2/."""
+
+    enabled: bool = False
+    """Serve it."""
+    database: AbsolutePath | None = None
+    """The file that keeps its objects, on a disk of this machine: no NFS. Unset:
+    _imageapi/objects.db in the folder of the images; in memory if those are."""
+
+
 class Settings(Section):
     """Everything that can be set."""
 
@@ -604,6 +614,7 @@ class Settings(Section):
     tags: Tags = Tags()
     limits: Limits = Limits()
     open_shift: OpenShift = OpenShift()
+    image_api: ImageAPI = ImageAPI()
 
     @model_validator(mode="after")
     def _memory_is_not_shared(self) -> Self:

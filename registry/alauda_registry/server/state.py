@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from alauda_registry.oci.errors import Unsupported
 from alauda_registry.oci.reference import RepositoryName
+from alauda_registry.server.extensions import ImageRecorder
 from alauda_registry.server.upload_state import UploadStates
 from alauda_registry.storage.repositories import Registry, Repository
 
@@ -69,6 +70,7 @@ class AppState(TypedDict):
     registry: Registry
     options: ServerOptions
     upload_states: UploadStates
+    recorder: ImageRecorder
 
 
 RegistryRequest: TypeAlias = Request[AppState]

@@ -54,8 +54,15 @@ class _Slot:
 class Supervisor:
     """Keeps the configured number of workers alive until told to stop."""
 
-    def __init__(self, settings: Settings, sock: socket.socket, location: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sock: socket.socket,
+        location: str,
+        extension: str | None = None,
+    ) -> None:
         self._settings = settings
+        self._extension = extension
         self._socket = sock
         self._location = location
         self._slots = [_Slot(index) for index in range(settings.workers)]
@@ -110,7 +117,7 @@ class Supervisor:
             target=run_worker,
             args=(
                 *(self._settings, slot.index, self._socket, theirs),
-                *(self._loads, self._counts, self._volume),
+                *(self._loads, self._counts, self._volume, self._extension),
             ),
             name=f"worker-{slot.index}",
             # Should this process end by a mistake of ours, its workers are told to stop.
@@ -252,6 +259,7 @@ def run_worker(
     loads: MutableSequence[int],
     counts: SharedRecords | None = None,
     volume: "Array[c_char] | None" = None,
+    extension: str | None = None,
 ) -> None:
     """Be a worker; runs in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -268,7 +276,7 @@ def run_worker(
             parent.send_bytes(b"ready")
 
     try:
-        Worker(settings, place).serve(sock, announce)
+        Worker(settings, place, extension).serve(sock, announce)
     except CannotStart as error:
         logger.error("%s", error)  # noqa: TRY400,RUF100 -- it says what to do
         sys.exit(1)

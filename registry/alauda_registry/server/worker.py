@@ -8,21 +8,25 @@ import gc
 import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from alauda_registry.server.addresses import split_address
 from alauda_registry.server.app import create_app
 from alauda_registry.server.authentication import open_authentication
 from alauda_registry.server.background import running_in_background
 from alauda_registry.server.clients import Proxies
 from alauda_registry.server.envelope import encode_headers
+from alauda_registry.server.extensions import ExtensionSlot, Surroundings
 from alauda_registry.server.guard import Guard
 from alauda_registry.server.health import HealthMonitor
 from alauda_registry.server.limits import Gate, Limit, RequestLimits
-from alauda_registry.server.listening import BACKLOG
+from alauda_registry.server.listening import BACKLOG, describe_address
 from alauda_registry.server.logs import AccessLog, configure_logging
 from alauda_registry.server.metrics import Metrics
 from alauda_registry.server.middleware import Observed
@@ -40,7 +44,7 @@ from alauda_registry.storage.driver import DriverError, StorageDriver
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.drivers.inmemory import InMemoryDriver
 from alauda_registry.storage.drivers.pvc import PVCDriver
-from alauda_registry.storage.repositories import Registry, StorageOptions
+from alauda_registry.storage.repositories import Health, Registry, StorageOptions
 from alauda_registry.storage.timed import TimedDriver
 
 logger = logging.getLogger(__name__)
@@ -54,9 +58,12 @@ class Worker:
     Args:
         settings: Of the whole server.
         place: Among the other workers; None for the only one.
+        extension: Where to find what is served beside the registry, if anything is.
     """
 
-    def __init__(self, settings: Settings, place: Place | None = None) -> None:
+    def __init__(
+        self, settings: Settings, place: Place | None = None, extension: str | None = None
+    ) -> None:
         self._settings = settings
         self._place = place
         is_json = configure_logging(settings.log.level, settings.log.formatter, settings.log.fields)
@@ -80,6 +87,8 @@ class Worker:
         tls = settings.http.tls
         self._certificates = Certificates(tls) if tls.certificate else None
         self._authentication = open_authentication(settings)
+        self._extension = ExtensionSlot(extension) if extension else None
+        self._address = ""
 
     def serve(self, sock: socket.socket, on_started: Callable[[], None]) -> None:
         """Serve until told to stop.
@@ -91,13 +100,14 @@ class Worker:
         driver = TimedDriver(self._open_driver(), self._metrics.observe_storage)
         registry = Registry(driver, storage_options(self._settings))
         http = self._settings.http
+        self._address = describe_address(sock)
         server = Server(
             self._uvicorn_config(self._build_app(registry)),
             place=self._place,
             drain_delay=http.drain_delay.total_seconds(),
             drain_timeout=http.drain_timeout.total_seconds(),
             on_started=on_started,
-            on_drain=self._health.drain,
+            on_drain=self._drain,
             on_hangup=self._certificates.reload if self._certificates else lambda: None,
         )
         _spare_the_garbage_collector()
@@ -120,7 +130,7 @@ class Worker:
     def _build_app(self, registry: Registry) -> Observed:
         """The application with everything around it, outermost last."""
         options = server_options(self._settings)
-        app: ASGIApp = create_app(lambda: self._opened(registry), options)
+        app: ASGIApp = create_app(lambda: self._opened(registry), options, self._extension)
         app = ShortCut(app, prefix=options.prefix, headers=options.headers)
         guard = self._guard(app, options)
         app = self._with_tokens(guard or app, options)
@@ -131,6 +141,9 @@ class Worker:
             self._metrics.observe_rejected,
             options.headers,
         )
+        if self._extension is not None:
+            # Outside the limits: a watch would hold its place for ever.
+            app = self._extension.beside(app)
         authentication = self._authentication
         is_guarded = authentication is not None and authentication.guards_metrics
         app = Probes(
@@ -210,18 +223,50 @@ class Worker:
         """Run what goes on in the background while the registry is open, then close it."""
         authentication = self._authentication
         try:
-            await self._health.check_once(registry.health)
-            async with (
-                authentication.running() if authentication else nullcontext(),
-                running_in_background(*self._duties(registry)),
-            ):
-                yield registry
+            async with self._extended(registry):
+                await self._health.check_once(lambda: self._check(registry))
+                async with (
+                    authentication.running() if authentication else nullcontext(),
+                    running_in_background(*self._duties(registry)),
+                ):
+                    yield registry
         finally:
             await registry.aclose()
 
+    def _extended(self, registry: Registry) -> AbstractAsyncContextManager[None]:
+        """Have the extension open, if there is one."""
+        if self._extension is None:
+            return nullcontext()
+        settings, options = self._settings, server_options(self._settings)
+        root, database = settings.storage.root, settings.image_api.database
+        if database is None and root is not None:
+            database = f"{root}/_imageapi/objects.db"
+        external = urlsplit(options.external_url or "")
+        bound, _ = split_address(settings.http.addr)
+        surroundings = Surroundings(
+            registry=registry,
+            address=external.netloc or self._address,
+            hosts=frozenset(filter(None, (external.hostname, bound.lower()))),
+            database=Path(database) if database else None,
+            is_first=self._index == 0,
+            read_only=options.read_only,
+            may_untag=options.delete_enabled and options.delete_tags,
+        )
+        return self._extension.opened(surroundings)
+
+    async def _check(self, registry: Registry) -> Health:
+        health = await registry.health()
+        trouble = self._extension.check() if self._extension else ""
+        return replace(health, ready=False, message=trouble) if trouble else health
+
+    def _drain(self) -> None:
+        self._health.drain()
+        if self._extension is not None:
+            self._extension.drain()
+
     def _duties(self, registry: Registry) -> list[Callable[[], Awaitable[None]]]:
         duties: list[Callable[[], Awaitable[None]]] = [
-            lambda: self._health.watch(registry.health),
+            lambda: self._health.watch(lambda: self._check(registry)),
             self._metrics.flush_regularly,
         ]
         if self._certificates is not None:

@@ -52,6 +52,7 @@ async def put_manifest(request: RegistryRequest, target: Target) -> Response:
         ManifestInvalid: It is no manifest, or of another type than was said.
         ManifestTooLarge: It is larger than allowed.
         NameInvalid: The name is malformed.
+        StorageUnavailable: It could not be recorded; it is to be tried again.
         TagInvalid: A tag is malformed.
     """
     reference = parse_reference(target.reference)
@@ -66,6 +67,8 @@ async def put_manifest(request: RegistryRequest, target: Target) -> Response:
         raise DigestInvalid(digest=str(reference), computed=str(digest))
     manifest = await _parsed(content, _media_type(request))
     await repository.manifests.put(manifest, digest, tags)
+    # What is acknowledged shows; whoever hears that it does not pushes again.
+    await request.state["recorder"].pushed(repository.name, digest, tags)
     response = Response(status_code=HTTPStatus.CREATED)
     response.headers["Location"] = manifest_url(request, target.name, digest)
     response.headers["Docker-Content-Digest"] = str(digest)
@@ -85,6 +88,7 @@ async def delete_manifest(request: RegistryRequest, target: Target) -> Response:
         ManifestUnknown: The repository does not hold it.
         NameInvalid: The name is malformed.
         TagInvalid: The tag is malformed.
+        StorageUnavailable: It could not be recorded; it is to be tried again.
         Unsupported: Deleting tags, or manifests, is switched off.
     """
     options = request.state["options"]
@@ -92,10 +96,16 @@ async def delete_manifest(request: RegistryRequest, target: Target) -> Response:
     repository = find_repository(request, target.name)
     if isinstance(reference, Digest):
         require_deletion(request, options.delete_manifests, "manifests")
-        await repository.manifests.delete(reference)
     else:
         require_deletion(request, options.delete_tags, "tags")
-        await repository.tags.delete(reference)
+    try:
+        if isinstance(reference, Digest):
+            await repository.manifests.delete(reference)
+        else:
+            await repository.tags.delete(reference)
+    finally:
+        # Also when it was gone: the last time it may have been cut short before this.
+        await request.state["recorder"].deleted(repository.name, reference)
     return Response(status_code=HTTPStatus.ACCEPTED)
 
 
