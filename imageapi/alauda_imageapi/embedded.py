@@ -26,7 +26,7 @@ from alauda_imageapi.machinery.application import ApiServer, Version
 from alauda_imageapi.machinery.errors import Forbidden
 from alauda_imageapi.machinery.openapi import PATCH_TYPES
 from alauda_imageapi.machinery.sqlite import SQLiteStore
-from alauda_imageapi.machinery.store import StoreError
+from alauda_imageapi.machinery.store import StoreError, StoreUnavailable
 from alauda_imageapi.recorder import StorageContent, StorageRecorder
 from alauda_registry.storage.repositories import Registry
 
@@ -81,7 +81,7 @@ async def open_image_api(surroundings: Surroundings) -> AsyncGenerator[ImageApi]
     """Have the image API open for the length of an ``async with`` block.
 
     Raises:
-        StoreUnavailable: Its database cannot be used.
+        OSError: Its database cannot be used.
     """
     registry = surroundings.registry
     async with AsyncExitStack() as stack:
@@ -89,7 +89,11 @@ async def open_image_api(surroundings: Surroundings) -> AsyncGenerator[ImageApi]
         if database is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="image-api-"))
             database = Path(folder, "objects.db")
-        store = await stack.enter_async_context(SQLiteStore.opened(database))
+        try:
+            store = await stack.enter_async_context(SQLiteStore.opened(database))
+        except StoreUnavailable as error:
+            advice = "set imageapi.database to a file on a local disk, or move this one away"
+            raise OSError(f"{error}: {advice}") from error
         content = StorageContent(registry, may_untag=surroundings.may_untag)
         kinds = build_kinds(store, registry=surroundings.address, content=content)
         app = ApiServer(

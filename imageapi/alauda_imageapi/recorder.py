@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _LARGEST_CONFIG = 1024 * 1024
 _PAGE = 1000
 _DEEPEST_INDEX = 4
+_TAGS_AT_ONCE = 500
 _PAUSE_SECONDS = 0.01
 """Between two repositories of a volume that is read at the start, so that requests go first."""
 
@@ -127,7 +128,10 @@ class StorageRecorder:
             if where is not None:
                 stored = await self._kinds.streams.store.get(Key("imagestreams", *where))
                 tags |= self._managed_tags(stored.object()) if stored else set()
-                await self._reflect(repository, sorted(tags))
+                ordered = sorted(tags)
+                for start in range(0, len(ordered), _TAGS_AT_ONCE):
+                    # Whoever pushes here waits for no more than these.
+                    await self._reflect(repository, ordered[start : start + _TAGS_AT_ONCE])
         except (RegistryError, DriverError, StatusError, StoreError) as error:
             # The others must show nevertheless; this one shows with its next push.
             logger.error("the image API does not show %s: %s", name, error)  # noqa: TRY400,RUF100
@@ -154,20 +158,28 @@ class StorageRecorder:
         context = self._context(namespace)
 
         async def reflect(stream: Object) -> bool:
-            news = [await self._reflect_tag(repository, stream, tag) for tag in wanted]
+            shown = {
+                named["tag"]: stream_tags.newest_of(named)
+                for named in stream_tags.status_tags(stream)
+            }
+            news = [
+                await self._reflect_tag(repository, stream, tag, shown.get(tag)) for tag in wanted
+            ]
             return any(news)
 
         exists = any([await _target(repository, tag) is not None for tag in wanted])
         await self._kinds.streams.edit(context, name, reflect, create=exists)
 
-    async def _reflect_tag(self, repository: Repository, stream: Object, tag: Tag) -> bool:
+    async def _reflect_tag(
+        self, repository: Repository, stream: Object, tag: Tag, newest: Object | None
+    ) -> bool:
         digest = await _target(repository, tag)
         if digest is None:
-            return stream_tags.remove(stream, tag)
+            return newest is not None and stream_tags.remove(stream, tag)
         reference = f"{self._address}/{repository.name}@{digest}"
         now = self._surroundings.timestamp()
-        newest = stream_tags.newest(stream, tag) or {}
-        if (newest.get("image"), newest.get("dockerImageReference")) == (str(digest), reference):
+        keys = ("image", "dockerImageReference")
+        if newest and [newest.get(key) for key in keys] == [str(digest), reference]:
             return False
         return point_tag(stream, tag, str(digest), reference, now)
 

@@ -1,5 +1,6 @@
 """The image API beside a real registry: pushed to with crane and skopeo, read with kubectl."""
 
+import hashlib
 import http.client
 import io
 import json
@@ -9,6 +10,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -287,10 +289,85 @@ def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     settings = {"REGISTRY_IMAGEAPI_DATABASE": str(database)}
 
     with (
-        pytest.raises(PartFailed, match=r"cannot use .*objects\.db"),
+        pytest.raises(PartFailed),
         registry.running(tmp_path, arguments=["--image-api"], settings=settings),
     ):
         pass
+
+    log = (tmp_path / "registry.log").read_text()
+    assert f"the image API cannot start: cannot use {database}: " in log
+    assert "set imageapi.database to a file on a local disk" in log
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_acknowledged_shows_after_the_server_was_killed(
+    tmp_path: Path, workers: int
+) -> None:
+    root = tmp_path / "root"
+    told: dict[str, str] = {}
+    with registry.running(
+        tmp_path / "killed", root=root, workers=workers, arguments=["--image-api"]
+    ) as server, ThreadPoolExecutor(4) as pushers:
+        pushing = [pushers.submit(_push_until_it_breaks, server, name) for name in "abcd"]
+        time.sleep(1.5)
+        for pid in (server.pid, *server.workers()):
+            os.kill(pid, signal.SIGKILL)
+        for pushed in pushing:
+            told |= pushed.result()
+    assert len(told) > 4
+
+    with registry.running(
+        tmp_path / "again", root=root, workers=workers, arguments=["--image-api"]
+    ) as server:
+        wait_until(lambda: "the image API shows" in server.log.read_text(), "the volume")
+        shown = _shown(server)
+        # The same registry under another address: what tags point to is the same.
+        stored = {tag: _stored(server, tag) for tag in shown}
+
+    # A push that was not acknowledged may have come as far as the storage, and then shows, too.
+    assert told.keys() <= shown.keys()
+    assert shown == stored
+    kept = {tag: digest for tag, digest in told.items() if tag.endswith("-kept")}
+    assert {tag: shown[tag] for tag in kept} == kept
+
+
+def _push_until_it_breaks(server: Server, name: str) -> dict[str, str]:
+    """Push tags that are kept and one that moves, and return what was acknowledged."""
+    told: dict[str, str] = {}
+    connection = http.client.HTTPConnection(server.address, timeout=10)
+    kind = "application/vnd.oci.image.index.v1+json"
+    number = 0
+    while True:
+        number += 1
+        index = {"schemaVersion": 2, "mediaType": kind, "manifests": []}
+        content = json.dumps({**index, "annotations": {"note": f"{name}{number}"}}).encode()
+        for tag in (f"{name}{number}-kept", f"{name}-moving"):
+            path = f"/v2/team/app/manifests/{tag}"
+            try:
+                connection.request("PUT", path, content, {"Content-Type": kind})
+                answer = connection.getresponse()
+                answer.read()
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                return told
+            assert answer.status == 201
+            told[tag] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _shown(server: Server) -> dict[str, str]:
+    connection = http.client.HTTPConnection(server.address, timeout=30)
+    connection.request("GET", "/apis/image.alauda.io/v1/namespaces/team/imagestreams/app")
+    found = json.loads(connection.getresponse().read())
+    connection.close()
+    return {named["tag"]: named["items"][0]["image"] for named in found["status"]["tags"]}
+
+
+def _stored(server: Server, tag: str) -> str:
+    connection = http.client.HTTPConnection(server.address, timeout=30)
+    connection.request("HEAD", f"/v2/team/app/manifests/{tag}")
+    digest = connection.getresponse().headers["Docker-Content-Digest"]
+    connection.close()
+    return str(digest)
 
 
 def _push_empty(server: Server, reference: str, home: Path) -> None:

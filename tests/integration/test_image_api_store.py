@@ -99,3 +99,20 @@ async def test_what_is_no_database_is_refused_with_its_name(tmp_path: Path) -> N
     with pytest.raises(StoreUnavailable, match=r"objects\.db"):
         async with SQLiteStore.opened(path):
             pass
+
+
+async def test_a_full_disk_refuses_changes_and_loses_nothing(tmp_path: Path) -> None:
+    async with SQLiteStore.opened(tmp_path / "objects.db") as store:
+        kept = await store.create(Key("images", "", "kept"), {"metadata": {"name": "kept"}})
+        # SQLite refuses to let the file grow, with the error that a full disk gives.
+        (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
+        store._writer.execute(f"PRAGMA max_page_count = {pages}")
+        large = {"metadata": {"name": "large"}, "text": "x" * 100_000}
+        with pytest.raises(StoreUnavailable, match="is full"):
+            await store.create(Key("images", "", "large"), large)
+        found = await store.get(kept.key)
+        store._writer.execute("PRAGMA max_page_count = 100000")
+        made = await store.create(Key("images", "", "large"), large)
+
+    assert found is not None
+    assert (found.revision, made.revision) == (kept.revision, kept.revision + 1)

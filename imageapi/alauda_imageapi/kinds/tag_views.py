@@ -4,7 +4,7 @@ Nothing of theirs is stored. Their revision and identity are the stream's; a lis
 streams, and goes on within one (facts/image-api.md 2.6 and 2.7).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 from typing_extensions import override
@@ -173,14 +173,25 @@ class TagView(Resource):
     def _entries(self, streams: Iterable[Stored]) -> Iterator[Entry]:
         for stored in streams:
             key, stream = stored.key, stored.object()
+            spec = {tag["name"]: tag for tag in tags.spec_tags(stream)}
+            status = {named["tag"]: named for named in tags.status_tags(stream)}
             for tag in sorted(self.tags_of(stream)):
-                fields = {
-                    "metadata.name": f"{key.name}:{tag}",
-                    "metadata.namespace": key.namespace,
-                }
                 yield Entry(
                     (key.namespace, key.name, tag),
-                    stored.labels,
-                    partial(dict[str, str], fields),
-                    partial(self.list_item, stream, tag),
+                    partial(getattr, stored, "labels"),
+                    partial(_fields, key, tag),
+                    partial(self._load, stream, spec.get(tag), status.get(tag), tag),
                 )
+
+    def _load(self, stream: Object, spec: Object | None, named: Object | None, tag: str) -> Object:
+        """Return a tag of a stream that has thousands, without looking through them."""
+        only = {
+            **stream,
+            "spec": {**stream.get("spec", {}), "tags": [spec] if spec else []},
+            "status": {**stream.get("status", {}), "tags": [named] if named else []},
+        }
+        return self.list_item(only, tag)
+
+
+def _fields(key: Key, tag: str) -> Mapping[str, str]:
+    return {"metadata.name": f"{key.name}:{tag}", "metadata.namespace": key.namespace}

@@ -46,7 +46,7 @@ def select(entries: Iterable[Entry], options: ListOptions) -> Iterable[Entry]:
     """Yield what the selectors let through."""
     labels, fields = options.labels, options.fields
     for entry in entries:
-        if labels.requirements and not labels.matches(entry.labels):
+        if labels.requirements and not labels.matches(entry.labels()):
             continue
         if fields.requirements and not fields.matches(entry.fields()):
             continue

@@ -146,7 +146,7 @@ class Entry:
     """
 
     position: tuple[str, ...]
-    labels: Mapping[str, str]
+    labels: Callable[[], Mapping[str, str]]
     fields: Callable[[], Mapping[str, str]]
     load: Callable[[], Object]
     body: bytes | None = None

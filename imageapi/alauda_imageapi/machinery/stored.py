@@ -222,7 +222,7 @@ class StoredResource(Resource):
 
         return Entry(
             (key.namespace, key.name),
-            stored.labels,
+            lambda: stored.labels,
             fields,
             lambda: self.decorate(stored.object()),
             None if self.is_decorated else stored.body,

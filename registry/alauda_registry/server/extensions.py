@@ -6,9 +6,10 @@ on whether it is ready. The server knows it by these protocols alone. Without on
 is in the way of a request but a recorder that does nothing.
 """
 
+import logging
 import pkgutil
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -18,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.reference import RepositoryName, Tag
 from alauda_registry.storage.repositories import Registry
+
+logger = logging.getLogger(__name__)
 
 GROUP = "alauda_registry.extensions"
 """The group of entry points that extensions are found by."""
@@ -107,6 +110,7 @@ class Extension(Protocol):
 
 
 ExtensionOpener: TypeAlias = Callable[[Surroundings], AbstractAsyncContextManager[Extension]]
+"""Opens an extension; raises OSError when what it keeps its things in cannot be used."""
 
 
 class ExtensionSlot:
@@ -124,8 +128,13 @@ class ExtensionSlot:
     async def opened(self, surroundings: Surroundings) -> AsyncGenerator[None]:
         """Have the extension open for the length of an ``async with`` block."""
         opener: ExtensionOpener = pkgutil.resolve_name(self._where)
-        async with opener(surroundings) as extension:
-            self._extension = extension
+        async with AsyncExitStack() as stack:
+            try:
+                self._extension = await stack.enter_async_context(opener(surroundings))
+            except OSError as error:
+                # The server logs where it was raised; this is for whoever has to mend it.
+                logger.error("the image API cannot start: %s", error)  # noqa: TRY400,RUF100
+                raise
             try:
                 yield
             finally:
