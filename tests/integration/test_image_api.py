@@ -305,9 +305,12 @@ def test_what_was_acknowledged_shows_after_the_server_was_killed(
 ) -> None:
     root = tmp_path / "root"
     told: dict[str, str] = {}
-    with registry.running(
-        tmp_path / "killed", root=root, workers=workers, arguments=["--image-api"]
-    ) as server, ThreadPoolExecutor(4) as pushers:
+    with (
+        registry.running(
+            tmp_path / "killed", root=root, workers=workers, arguments=["--image-api"]
+        ) as server,
+        ThreadPoolExecutor(4) as pushers,
+    ):
         pushing = [pushers.submit(_push_until_it_breaks, server, name) for name in "abcd"]
         time.sleep(1.5)
         for pid in (server.pid, *server.workers()):

@@ -139,6 +139,16 @@ def check_metadata(metadata: Object) -> list[Cause]:
     ]
 
 
+def warn_of(metadata: Object) -> list[str]:
+    """Return what is allowed and not advisable."""
+    return [
+        f'metadata.finalizers: "{name}": prefer a domain-qualified finalizer name including a path '
+        "(/) to avoid accidental conflicts with other finalizer writers"
+        for name in metadata.get("finalizers") or []
+        if "/" not in name and name not in (ORPHAN, FOREGROUND)
+    ]
+
+
 def check_metadata_update(metadata: Object, old: Object) -> list[Cause]:
     """Return what must not have been changed."""
     causes = [
@@ -221,13 +231,11 @@ def _check_owners(owners: list[Object]) -> list[Cause]:
 
 
 def _check_finalizers(finalizers: list[str]) -> list[Cause]:
-    causes = []
-    for name in finalizers:
-        if not is_qualified_name(name):
-            causes.append(errors.invalid("metadata.finalizers", name, _KEY_RULE))
-        elif "/" not in name and name not in (ORPHAN, FOREGROUND):
-            detail = "name is neither a standard finalizer name nor is it fully qualified"
-            causes.append(errors.invalid("metadata.finalizers", name, detail))
+    causes = [
+        errors.invalid("metadata.finalizers", name, _KEY_RULE)
+        for name in finalizers
+        if not is_qualified_name(name)
+    ]
     if ORPHAN in finalizers and FOREGROUND in finalizers:
         detail = f"finalizer {ORPHAN} and {FOREGROUND} cannot be both set"
         causes.append(errors.invalid("metadata.finalizers", ", ".join(finalizers), detail))

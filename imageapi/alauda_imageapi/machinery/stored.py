@@ -246,6 +246,7 @@ class StoredResource(Resource):
             metadata["managedFields"] = fields
         await self.prepare_create(context, document)
         meta.drop_empty(metadata)
+        context.warnings.extend(meta.warn_of(metadata))
         causes = [*self.check_name(name), *meta.check_metadata(metadata)]
         causes += await self.check(context, document, None)
         if causes:

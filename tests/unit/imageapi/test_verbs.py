@@ -282,7 +282,7 @@ async def test_options_that_make_no_sense_are_invalid(api: Api, query: str, fiel
         ({"labels": {"a": "b c"}}, "metadata.labels"),
         ({"annotations": {"a/b/c": "d"}}, "metadata.annotations"),
         ({"annotations": {"a": "x" * 262_144}}, "metadata.annotations"),
-        ({"finalizers": ["mine"]}, "metadata.finalizers"),
+        ({"finalizers": ["a b"]}, "metadata.finalizers"),
         ({"ownerReferences": [{"kind": "A", "name": "b", "uid": "c"}]}, "ownerReferences[0].api"),
     ],
 )
