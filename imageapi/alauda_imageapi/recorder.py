@@ -25,6 +25,7 @@ from alauda_imageapi.machinery.store import Changed, Key, Missing, ObjectTooLarg
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.errors import (
     BlobUnknown,
+    DigestInvalid,
     ManifestInvalid,
     ManifestUnknown,
     NameInvalid,
@@ -299,6 +300,20 @@ class StorageContent:
                     await repository.tags.delete(Tag.parse(tag))
             except (RegistryError, DriverError) as error:
                 raise _unavailable(error) from error
+
+    async def point(self, namespace: str, name: str, tag: str, digest: str) -> None:
+        """Let a tag point to a manifest, if that is in the repository."""
+        try:
+            repository = self._registry.repository(RepositoryName.parse(f"{namespace}/{name}"))
+            wanted, target = Digest.parse(digest), Tag.parse(tag)
+            stored = await repository.manifests.get(wanted)
+            manifest = Manifest.parse(stored.content, stored.media_type)
+            await repository.manifests.put(manifest, wanted, [target])
+        except (NameInvalid, TagInvalid, DigestInvalid, ManifestUnknown, ManifestInvalid):
+            # A tag of something else, which only the API knows.
+            return
+        except (RegistryError, DriverError) as error:
+            raise _unavailable(error) from error
 
     async def has_tag(self, namespace: str, name: str, tag: str) -> bool:
         """Tell whether there is such a tag."""

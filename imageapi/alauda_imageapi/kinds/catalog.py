@@ -38,7 +38,7 @@ def build_kinds(store: ObjectStore, *, registry: str, content: Content | None = 
         images,
         ImageSignatures(GROUP, images),
         ImageStreamImages(GROUP, streams),
-        ImageStreamMappings(GROUP, streams),
+        ImageStreamMappings(GROUP, streams, content),
         streams,
         ImageStreamTags(GROUP, streams, content),
         ImageTags(GROUP, streams, content),

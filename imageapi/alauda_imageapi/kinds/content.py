@@ -16,6 +16,14 @@ class Content(Protocol):
         """
         ...
 
+    async def point(self, namespace: str, name: str, tag: str, digest: str) -> None:
+        """Let a tag point to a manifest, if that is in the repository.
+
+        Raises:
+            ServiceUnavailable: It does not work at the moment.
+        """
+        ...
+
     async def has_tag(self, namespace: str, name: str, tag: str) -> bool:
         """Tell whether there is such a tag, perhaps again.
 
@@ -29,6 +37,9 @@ class NoContent:
     """For streams whose tags are kept nowhere else."""
 
     async def untag(self, namespace: str, name: str, tags: Sequence[str]) -> None:
+        """There is nothing to do."""
+
+    async def point(self, namespace: str, name: str, tag: str, digest: str) -> None:
         """There is nothing to do."""
 
     async def has_tag(self, namespace: str, name: str, tag: str) -> bool:

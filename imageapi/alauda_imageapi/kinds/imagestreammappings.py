@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from alauda_imageapi.kinds import schemas, tags
+from alauda_imageapi.kinds.content import Content, NoContent
 from alauda_imageapi.kinds.images import check_image, prepare_image
 from alauda_imageapi.kinds.imagestreams import ImageStreams
 from alauda_imageapi.kinds.names import MANAGED
@@ -30,9 +31,10 @@ class ImageStreamMappings(Resource):
     verbs = ("create",)
     schema: ClassVar[Schema] = schemas.IMAGE_STREAM_MAPPING
 
-    def __init__(self, group: Group, streams: ImageStreams) -> None:
+    def __init__(self, group: Group, streams: ImageStreams, content: Content | None = None) -> None:
         super().__init__(group)
         self._streams = streams
+        self._content = content or NoContent()
 
     @override
     async def create(self, context: Context, document: Object, manager: Manager) -> Object:
@@ -57,6 +59,9 @@ class ImageStreamMappings(Resource):
         annotations: Mapping[str, Any] = image["metadata"].get("annotations") or {}
         if not is_new and annotations.get(MANAGED) == "true":
             reference = f"{repository}@{digest}"
+
+        if not context.dry_run:
+            await self._content.point(context.namespace, name, tag, digest)
 
         async def point(stream: Object) -> bool:
             return point_tag(stream, tag, digest, reference, context.surroundings.timestamp())

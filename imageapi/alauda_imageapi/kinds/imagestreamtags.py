@@ -8,7 +8,6 @@ from typing_extensions import override
 
 from alauda_imageapi.kinds import printers, schemas, tags
 from alauda_imageapi.kinds.images import without_content
-from alauda_imageapi.kinds.imagestreams import creator
 from alauda_imageapi.kinds.tag_views import TagView
 from alauda_imageapi.machinery import errors, objects
 from alauda_imageapi.machinery.errors import BadRequest
@@ -17,8 +16,6 @@ from alauda_imageapi.machinery.metadata import parse_time
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import NAME_COLUMN, Change, Column, Context, Outcome
 from alauda_imageapi.machinery.schema import Schema
-from alauda_imageapi.machinery.store import Changed, Missing
-from alauda_imageapi.machinery.stored import Attempts
 
 
 class ImageStreamTags(TagView):
@@ -73,39 +70,31 @@ class ImageStreamTags(TagView):
         wanted = document.get("tag")
         if wanted is not None:
             self._adopt(document, wanted, tag)
-        async for _ in Attempts():
-            stored = await self.streams.find(context, stream_name)
-            stream = stored.object() if stored else self.streams.empty(context, stream_name)
-            if wanted is not None:
-                if tags.spec_tag(stream, tag) is not None:
-                    raise self.already_exists(context, name)
+
+        async def prepare(stream: Object) -> None:
+            if wanted is not None and tags.spec_tag(stream, tag) is None:
                 self.put_spec_tag(stream, wanted)
-            elif stored is not None:
+            elif wanted is not None or "uid" in stream["metadata"]:
                 raise self.already_exists(context, name)
-            try:
-                if stored is None:
-                    made = await self.streams.create(context, stream, creator(context))
-                else:
-                    made = await self.streams.replace_spec(context, stored, stream)
-            except (Changed, Missing):
-                continue
-            return await self._view_with_image(made, tag)
-        raise self.modified(context, name)
+
+        made = await self.write(context, stream_name, prepare)
+        return await self._view_with_image(made, tag)
 
     @override
     async def update(
         self, context: Context, name: str, change: Change, subresource: str = ""
     ) -> Outcome:
         stream_name, tag = self.split(name)
-        async for _ in Attempts():
-            stored = await self.streams.find(context, stream_name)
-            stream = stored.object() if stored else self.streams.empty(context, stream_name)
+        is_new = False
+
+        async def prepare(stream: Object) -> None:
+            nonlocal is_new
             old = await self._view_with_image(stream, tag)
             new = change(objects.copy(old))
             self.check_revision(context, name, stream, new, change)
-            before = tags.spec_tag(stream, tag)
             self._check_metadata(name, new["metadata"], old["metadata"])
-            wanted = new.get("tag") or before
+            before = tags.spec_tag(stream, tag)
+            wanted, is_new = new.get("tag") or before, before is None
             if wanted is None:
                 raise BadRequest(
                     f"imagestreamtag {name} is not a spec tag in imagestream "
@@ -113,15 +102,9 @@ class ImageStreamTags(TagView):
                 )
             self._adopt(new, wanted, tag)
             self.put_spec_tag(stream, wanted)
-            try:
-                if stored is None:
-                    made = await self.streams.create(context, stream, creator(context))
-                else:
-                    made = await self.streams.replace_spec(context, stored, stream)
-            except (Changed, Missing):
-                continue
-            return Outcome(await self._view_with_image(made, tag), before is None)
-        raise self.modified(context, name)
+
+        made = await self.write(context, stream_name, prepare)
+        return Outcome(await self._view_with_image(made, tag), is_new)
 
     @override
     def row(self, document: Object, now: datetime) -> list[Any]:

@@ -8,7 +8,6 @@ from typing_extensions import override
 
 from alauda_imageapi.kinds import printers, schemas, tags
 from alauda_imageapi.kinds.images import without_content
-from alauda_imageapi.kinds.imagestreams import creator
 from alauda_imageapi.kinds.tag_views import TagView
 from alauda_imageapi.machinery import errors, objects
 from alauda_imageapi.machinery.managed_fields import Manager
@@ -16,8 +15,6 @@ from alauda_imageapi.machinery.metadata import parse_time
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import NAME_COLUMN, Change, Column, Context, Outcome
 from alauda_imageapi.machinery.schema import Schema
-from alauda_imageapi.machinery.store import Changed, Missing
-from alauda_imageapi.machinery.stored import Attempts
 
 
 class ImageTags(TagView):
@@ -63,52 +60,40 @@ class ImageTags(TagView):
         wanted = self._wanted(document, name, tag)
         if wanted is None:
             raise self.invalid(name, [errors.required("spec")])
-        async for _ in Attempts():
-            stored = await self.streams.find(context, stream_name)
-            stream = stored.object() if stored else self.streams.empty(context, stream_name)
+
+        async def prepare(stream: Object) -> None:
             if tags.spec_tag(stream, tag) is not None:
                 raise self.already_exists(context, name)
             self.put_spec_tag(stream, wanted)
-            try:
-                if stored is None:
-                    made = await self.streams.create(context, stream, creator(context))
-                else:
-                    made = await self.streams.replace_spec(context, stored, stream)
-            except (Changed, Missing):
-                continue
-            return await self._view_with_image(made, tag)
-        raise self.modified(context, name)
+
+        made = await self.write(context, stream_name, prepare)
+        return await self._view_with_image(made, tag)
 
     @override
     async def update(
         self, context: Context, name: str, change: Change, subresource: str = ""
     ) -> Outcome:
         stream_name, tag = self.split(name)
-        async for _ in Attempts():
-            stored = await self.streams.find(context, stream_name)
-            stream = stored.object() if stored else self.streams.empty(context, stream_name)
+        is_new = False
+
+        async def prepare(stream: Object) -> None:
+            nonlocal is_new
             old = await self._view_with_image(stream, tag)
             new = change(objects.copy(old))
             self.check_revision(context, name, stream, new, change)
             self._check_metadata(name, new["metadata"], old["metadata"])
             before = tags.spec_tag(stream, tag)
-            wanted = self._wanted(new, name, tag)
+            wanted, is_new = self._wanted(new, name, tag), before is None
             if wanted is not None:
                 self.put_spec_tag(stream, wanted)
-            elif stored is None or not (before or tags.status_tag(stream, tag)):
+            elif before is None and tags.status_tag(stream, tag) is None:
                 raise self.not_found(context, name)
             else:
                 others = [item for item in tags.spec_tags(stream) if item["name"] != tag]
                 stream["spec"]["tags"] = others
-            try:
-                if stored is None:
-                    made = await self.streams.create(context, stream, creator(context))
-                else:
-                    made = await self.streams.replace_spec(context, stored, stream)
-            except (Changed, Missing):
-                continue
-            return Outcome(await self._view_with_image(made, tag), before is None)
-        raise self.modified(context, name)
+
+        made = await self.write(context, stream_name, prepare)
+        return Outcome(await self._view_with_image(made, tag), is_new)
 
     @override
     def row(self, document: Object, now: datetime) -> list[Any]:

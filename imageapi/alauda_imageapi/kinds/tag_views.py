@@ -4,15 +4,17 @@ Nothing of theirs is stored. Their revision and identity are the stream's; a lis
 streams, and goes on within one (facts/image-api.md 2.6 and 2.7).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import TypeAlias
 
 from typing_extensions import override
 
 from alauda_imageapi.kinds import tags
 from alauda_imageapi.kinds.content import Content, NoContent
-from alauda_imageapi.kinds.imagestreams import ImageStreams, default_tag
-from alauda_imageapi.machinery.errors import BadRequest
+from alauda_imageapi.kinds.imagestreams import ImageStreams, creator, default_tag
+from alauda_imageapi.machinery.errors import AlreadyExists, BadRequest
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import (
     Change,
@@ -24,7 +26,10 @@ from alauda_imageapi.machinery.resources import (
     Listing,
     Resource,
 )
-from alauda_imageapi.machinery.store import Key, Stored
+from alauda_imageapi.machinery.store import Changed, Key, Missing, Stored
+from alauda_imageapi.machinery.stored import Attempts
+
+Prepare: TypeAlias = Callable[[Object], Awaitable[None]]
 
 
 class TagView(Resource):
@@ -92,6 +97,31 @@ class TagView(Resource):
 
         await self.streams.edit(context, stream_name, take_away)
         return Deletion(uid)
+
+    async def write(self, context: Context, stream_name: str, prepare: Prepare) -> Object:
+        """Change the spec of a stream on behalf of a client, or make the stream.
+
+        Args:
+            context: Of the request.
+            stream_name: Of the stream.
+            prepare: Changes the stream's document, or raises what is wrong with that; it is
+                called again when somebody else was faster.
+        """
+        async for _ in Attempts():
+            stored = await self.streams.find(context, stream_name)
+            if stored is None:
+                stream = self.streams.empty(context, stream_name)
+                await prepare(stream)
+                with contextlib.suppress(AlreadyExists):
+                    return await self.streams.create(context, stream, creator(context))
+                continue
+            stream = stored.object()
+            await prepare(stream)
+            try:
+                return await self.streams.replace_spec(context, stored, stream)
+            except (Changed, Missing):
+                continue
+        raise self.modified(context, stream_name)
 
     def split(self, name: str) -> tuple[str, str]:
         """Return stream and tag that a name is made of.

@@ -28,6 +28,7 @@ from alauda_imageapi.machinery.errors import (
     InternalError,
     MethodNotAllowed,
     StatusError,
+    TooManyRequests,
     no_such_resource,
 )
 from alauda_imageapi.machinery.metadata import Surroundings
@@ -55,6 +56,7 @@ USER = "alauda.user"
 """Where whatever stands in front of the application says in the scope who asks."""
 
 _SEND_SECONDS = 30.0
+_MOST_WATCHES = 4096
 _LONGEST_WARNINGS = 4096
 _LONGEST_WARNING = 256
 
@@ -106,6 +108,7 @@ class ApiServer:
         surroundings: Time and chance.
         guard: Looks at each request before anything else does.
         read_only: Refuse whatever changes anything.
+        most_watches: More at the same time are refused.
         implicit_namespaces: Say of each namespace that it is there, as kubectl asks before it
             tells that an object is not.
     """
@@ -119,6 +122,7 @@ class ApiServer:
         guard: Guard = lambda _request: None,
         *,
         read_only: bool = False,
+        most_watches: int = _MOST_WATCHES,
         implicit_namespaces: bool = False,
     ) -> None:
         self._group = group
@@ -126,6 +130,8 @@ class ApiServer:
         self._surroundings = surroundings or Surroundings()
         self._guard = guard
         self._read_only = read_only
+        self._most_watches = most_watches
+        self._watches = 0
         self._implicit_namespaces = implicit_namespaces
         self._openapi = OpenAPI(group, resources, version.git)
         self._writes = Writes(group)
@@ -158,7 +164,11 @@ class ApiServer:
             self._guard(request)
             answer = await self._answer(request, warnings)
             if isinstance(answer, WatchStream):
-                await self._stream(answer, receive, send)
+                self._watches += 1
+                try:
+                    await self._stream(answer, receive, send)
+                finally:
+                    self._watches -= 1
                 return
         except StatusError as error:
             answer = _error_answer(error)
@@ -219,11 +229,13 @@ class ApiServer:
             return await self._get(asked)
         if self._read_only:
             raise self._not_allowed(asked, "the registry is read-only")
+        # Before anything is done: who could not read the answer would do it again.
+        shown = self._shown(asked)
         done = await self._writes.run(
             verb, asked.request, asked.query, resource, target, asked.context
         )
-        if verb not in ("delete", "deletecollection"):
-            done.document = self._shown(asked).one(done.document)
+        if done.document.get("kind") == resource.kind:
+            done.document = shown.one(done.document)
         return _json_answer(done.document, done.status)
 
     async def _get(self, asked: _Asked) -> Response:
@@ -239,11 +251,15 @@ class ApiServer:
         resource, context = asked.resource, asked.context
         options = ListOptions.parse(asked.query, resource.selectable)
         shown = self._shown(asked)
-        if not options.watch:
+        if not options.watch or asked.request.method == "HEAD":
             body = await lists.render(resource, context, options, shown)
             return Response(body, media_type="application/json")
         if "watch" not in resource.verbs or not isinstance(resource, StoredResource):
             raise self._not_allowed(asked)
+        if self._watches >= self._most_watches:
+            raise TooManyRequests(
+                "there are too many watches: end some of them", details={"retryAfterSeconds": 1}
+            )
         stream = WatchStream(resource, context, options, shown)
         await stream.open()
         return stream

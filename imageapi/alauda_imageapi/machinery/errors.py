@@ -190,6 +190,12 @@ class Invalid(StatusError):
     code, reason = 422, "Invalid"
 
 
+class TooManyRequests(StatusError):
+    """There is too much to do at the moment; the client may try again."""
+
+    code, reason = 429, "TooManyRequests"
+
+
 class InternalError(StatusError):
     """Our mistake; the log has the rest."""
 

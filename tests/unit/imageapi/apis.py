@@ -176,6 +176,7 @@ async def opened(
     content: Content | None = None,
     guard: Guard = lambda _request: None,
     read_only: bool = False,
+    most_watches: int = 100,
 ) -> AsyncIterator[Api]:
     clock = Clock()
     async with SQLiteStore.opened(path / "objects.db", LIMITS) as store:
@@ -187,6 +188,7 @@ async def opened(
             clock.surroundings(),
             guard,
             read_only=read_only,
+            most_watches=most_watches,
         )
         transport = httpx.ASGITransport(server, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

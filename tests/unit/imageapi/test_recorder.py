@@ -260,6 +260,20 @@ async def test_kubectl_deletes_the_tag_of_the_storage_too(api: Api, pushes: Push
     assert await tags_of(api) == {}
 
 
+async def test_a_mapping_of_what_is_in_the_repository_tags_it_there(
+    api: Api, pushes: Pushes
+) -> None:
+    digest = await pushes.push(APP, index())
+    sent = {"metadata": {"name": "app"}, "image": {"metadata": {"name": str(digest)}}}
+
+    await api.make("namespaces/team/imagestreammappings", {**sent, "tag": "v1"})
+    await api.make("namespaces/other/imagestreammappings", {**sent, "tag": "v1"})
+    await pushes.recorder.reconcile()
+
+    assert await pushes.registry.repository(APP).tags.resolve(V1) == digest
+    assert await tags_of(api) == {"v1": [str(digest)]}
+
+
 async def test_kubectl_deletes_no_tag_where_that_is_switched_off(
     tmp_path: Path, registry: Registry
 ) -> None:

@@ -445,7 +445,11 @@ async def test_only_json_is_written(api: Api) -> None:
     refused = await api.call("GET", STREAMS, Accept=protobuf)
     second_best = await api.call("GET", STREAMS, Accept=f"{protobuf},application/json")
 
-    assert (refused.status_code, second_best.status_code) == (406, 200)
+    made = await api.call("POST", STREAMS, stream(), Accept=protobuf)
+
+    assert (refused.status_code, second_best.status_code, made.status_code) == (406, 200, 406)
+    # Whoever could not read the answer would do it again.
+    assert (await api.get(STREAMS))["items"] == []
 
 
 async def test_a_hundred_writers_of_labels_come_through(api: Api) -> None:

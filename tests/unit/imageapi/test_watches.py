@@ -1,8 +1,10 @@
 """Watches: where they begin, what they show, and how they end."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.unit.imageapi.apis import MERGE_PATCH, METADATA, TABLE, Api, mapping, stream
+from tests.unit.imageapi.apis import MERGE_PATCH, METADATA, TABLE, Api, mapping, opened, stream
 
 pytestmark = pytest.mark.anyio
 
@@ -164,3 +166,14 @@ async def test_views_cannot_be_watched(api: Api, resource: str) -> None:
     answer = await api.call("GET", f"{resource}?watch=true")
 
     assert (answer.status_code, answer.json()["reason"]) == (405, "MethodNotAllowed")
+
+
+async def test_more_watches_than_there_may_be_are_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path, most_watches=2) as api:
+        async with api.watch("images?watch=true") as one, api.watch("images?watch=true") as two:
+            assert (await one.started(), await two.started()) == (200, 200)
+            refused = await api.call("GET", "images?watch=true")
+
+        async with api.watch("images?watch=true") as three:
+            assert await three.started() == 200
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
