@@ -295,6 +295,7 @@ def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         pass
 
     log = (tmp_path / "registry.log").read_text()
+    assert "Traceback" not in log
     assert f"the image API cannot start: cannot use {database}: " in log
     assert "set imageapi.database to a file on a local disk" in log
 

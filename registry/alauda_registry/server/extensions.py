@@ -6,7 +6,6 @@ on whether it is ready. The server knows it by these protocols alone. Without on
 is in the way of a request but a recorder that does nothing.
 """
 
-import logging
 import pkgutil
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -18,16 +17,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.reference import RepositoryName, Tag
+from alauda_registry.server.settings import CannotStart
 from alauda_registry.storage.repositories import Registry
-
-logger = logging.getLogger(__name__)
 
 GROUP = "alauda_registry.extensions"
 """The group of entry points that extensions are found by."""
 
 IMAGE_API = "image-api"
 
-_PATHS = frozenset({"api", "apis", "openapi", "version"})
+PATHS = frozenset({"/api", "/apis", "/openapi", "/version"})
+"""What an extension serves, with everything below."""
 
 
 class ImageRecorder(Protocol):
@@ -126,15 +125,17 @@ class ExtensionSlot:
 
     @asynccontextmanager
     async def opened(self, surroundings: Surroundings) -> AsyncGenerator[None]:
-        """Have the extension open for the length of an ``async with`` block."""
+        """Have the extension open for the length of an ``async with`` block.
+
+        Raises:
+            CannotStart: What it keeps its things in cannot be used.
+        """
         opener: ExtensionOpener = pkgutil.resolve_name(self._where)
         async with AsyncExitStack() as stack:
             try:
                 self._extension = await stack.enter_async_context(opener(surroundings))
             except OSError as error:
-                # The server logs where it was raised; this is for whoever has to mend it.
-                logger.error("the image API cannot start: %s", error)  # noqa: TRY400,RUF100
-                raise
+                raise CannotStart(f"the image API cannot start: {error}") from error
             try:
                 yield
             finally:
@@ -165,8 +166,8 @@ class ExtensionSlot:
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             extension = self._extension
             if extension is not None and scope["type"] == "http":
-                first = scope["path"].split("/", 2)[1:2]
-                if first and first[0] in _PATHS:
+                first = "/".join(scope["path"].split("/", 2)[:2])
+                if first in PATHS:
                     await extension.app(scope, receive, send)
                     return
             await app(scope, receive, send)

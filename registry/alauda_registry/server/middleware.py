@@ -23,6 +23,7 @@ from alauda_registry.server.handler_names import classify
 from alauda_registry.server.logs import AccessLog, request_id
 from alauda_registry.server.metrics import Metrics
 from alauda_registry.server.protocol import Refusal
+from alauda_registry.server.settings import CannotStart
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Observed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await _live(self._app, scope, receive, send)
             return
         started = time.perf_counter()
         found = user_agent = b""
@@ -206,6 +207,31 @@ class _Answer:
         elif kind == "http.response.zerocopysend":
             self.size += message.get("count") or 0
         await self._send(message)
+
+
+async def _live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pass on the beginning and the end of the server.
+
+    Starlette sends the traceback of whatever kept it from starting. That helps with our mistakes;
+    who has to mend something is told what, and nothing else.
+    """
+    failed: Message | None = None
+
+    async def hold_back(message: Message) -> None:
+        nonlocal failed
+        if message["type"] == "lifespan.startup.failed":
+            failed = message
+        else:
+            await send(message)
+
+    try:
+        await app(scope, receive, hold_back)
+    except CannotStart as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+    except BaseException:
+        if failed is not None:
+            await send(failed)
+        raise
 
 
 def _host(client: tuple[str, int] | None) -> str:

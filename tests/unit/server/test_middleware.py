@@ -5,11 +5,12 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alauda_registry.server.log_sink import LogSink
@@ -17,6 +18,7 @@ from alauda_registry.server.logs import AccessLog, request_id
 from alauda_registry.server.metrics import Metrics
 from alauda_registry.server.middleware import REQUEST_ID, Observed
 from alauda_registry.server.protocol import Refusal
+from alauda_registry.server.settings import CannotStart
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +56,10 @@ async def ask(
     }
     await app({**given, **scope}, receive, send)
     return messages
+
+
+async def waiting() -> Message:
+    return {"type": "lifespan.startup"}
 
 
 async def unused(_message: Message) -> None:
@@ -267,6 +273,33 @@ async def test_a_lifespan_is_passed_on() -> None:
     await ask(Observed(app, Metrics(), None), type="lifespan")
 
     assert seen == ["lifespan"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(CannotStart("mend this"), "mend this"), (RuntimeError("ours"), "Traceback")],
+    ids=["of the user", "ours"],
+)
+async def test_what_the_user_has_to_mend_is_told_without_a_traceback(
+    error: Exception, message: str
+) -> None:
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
+        raise error
+        yield
+
+    told: list[Message] = []
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    with contextlib.suppress(RuntimeError):
+        app = Observed(Starlette(lifespan=lifespan), Metrics(), None)
+        await app({"type": "lifespan", "state": {}}, waiting, send)
+
+    (failed,) = told
+    assert failed["type"] == "lifespan.startup.failed"
+    assert failed["message"].startswith(message)
 
 
 async def logged(
