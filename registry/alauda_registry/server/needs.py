@@ -23,6 +23,10 @@ class Open(Enum):
     LOGIN = auto()
     """Looks at credentials itself: that is what it is for."""
 
+    NO_MODE = auto()
+    """Served, with all that is below, only where nobody is asked who they are: together with a
+    mode of `auth` it is refused by :class:`alauda_registry.server.settings.Settings`."""
+
 
 REPOSITORY_NEEDS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
     Kind.BLOB: {"GET": (PULL,), "HEAD": (PULL,), "DELETE": (DELETE,)},
@@ -51,6 +55,10 @@ OTHER_NEEDS: Mapping[str, Open | tuple[Access, ...]] = {
     "/auth/token": Open.LOGIN,
     "/openshift/token": Open.LOGIN,
     "/.well-known/jwks.json": Open.LOGIN,
+    "/api": Open.NO_MODE,
+    "/apis": Open.NO_MODE,
+    "/openapi": Open.NO_MODE,
+    "/version": Open.NO_MODE,
 }
 """Outside of ``/v2/``, for every method."""
 

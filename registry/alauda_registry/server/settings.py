@@ -624,6 +624,16 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _image_api_asks_nobody(self) -> Self:
+        # It has no guard yet, and must not be the way around that of /v2/.
+        if self.image_api.enabled and not self.auth.is_none:
+            raise ValueError(
+                "imageapi does not ask yet who is there, and would be a way around auth: leave out "
+                "--image-api (imageapi.enabled), or the section auth"
+            )
+        return self
+
     @property
     def read_limit(self) -> RequestLimit:
         """For downloads: ours, or OpenShift's."""

@@ -15,7 +15,8 @@ from alauda_registry.server.authentication import (
     prepare_authentication,
     warnings,
 )
-from alauda_registry.server.settings import CannotStart, Settings
+from alauda_registry.server.cli import main
+from alauda_registry.server.settings import MODES, CannotStart, Settings
 from alauda_registry.server.sources import load_settings
 
 
@@ -115,6 +116,30 @@ def test_what_is_wrong_is_explained(text: str, reason: str, tmp_path: Path) -> N
     with pytest.raises(CannotStart) as caught:
         load_settings(str(path), environ={})
     assert reason in str(caught.value)
+
+
+ASKING = {
+    "htpasswd": "auth: {htpasswd: {path: /a}}\n",
+    "token": TOKEN,
+    "kubernetes": "auth: {kubernetes: {}}\n",
+}
+"""Each mode that asks who is there."""
+
+
+@pytest.mark.parametrize("mode", sorted(set(MODES) - {"none"}))
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_the_image_api_is_no_way_around_any_mode(
+    mode: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(ASKING[mode])
+
+    assert not load(ASKING[mode], tmp_path).auth.is_none
+    assert main([command, "--config", str(path), "--image-api"]) == 1
+    assert capsys.readouterr().err.endswith(
+        ": imageapi does not ask yet who is there, and would be a way around auth: "
+        "leave out --image-api (imageapi.enabled), or the section auth\n"
+    )
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import Response
 
+from alauda_registry.server import extensions
 from alauda_registry.server.health import HealthMonitor
 from alauda_registry.server.metrics import Metrics
-from alauda_registry.server.needs import OTHER_NEEDS, methods, needs_of
+from alauda_registry.server.needs import OTHER_NEEDS, Open, methods, needs_of
 from alauda_registry.server.routes import token
 from alauda_registry.server.routes.health import Probes
 from alauda_registry.server.routing import Kind, Target, V2Route
@@ -61,7 +62,14 @@ def test_every_endpoint_outside_of_v2_declares_what_it_needs() -> None:
 
     probes = Probes(nothing, HealthMonitor(interval=1, threshold=1, is_checked=False), Metrics())
 
-    assert set(probes.paths) | set(token.PATHS) | {token.KEYS_PATH} == set(OTHER_NEEDS)
+    ours = set(probes.paths) | set(token.PATHS) | {token.KEYS_PATH}
+    assert ours | extensions.PATHS == set(OTHER_NEEDS)
+
+
+def test_what_extensions_serve_is_for_registries_that_ask_nobody() -> None:
+    unguarded = {path for path, needed in OTHER_NEEDS.items() if needed is Open.NO_MODE}
+
+    assert unguarded == extensions.PATHS
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.BASE, Kind.CATALOG)])
