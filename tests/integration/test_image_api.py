@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.parts import kubectl as kubectls, registry
-from tests.parts.kubectl import Kubectl
+from tests.parts import registry
+from tests.parts.kubectl import Kubectl, another
 from tests.parts.processes import PartFailed, inherited, run, wait_until
 from tests.parts.registry import Server
 from tests.parts.tools import find, require
@@ -34,20 +34,25 @@ STREAM = {
 Push = Callable[[str, str], str]
 
 
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def workers(request: pytest.FixtureRequest) -> int:
+    found: int = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def server(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One worker for the newest kubectl, and two for the machine's."""
-    workers = 1 if "kubernetes-" in program.parent.name else 2
+def server(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("image-api")
     with registry.running(directory, workers=workers, arguments=["--image-api"]) as found:
         yield found
     assert "Traceback" not in found.log.read_text()
 
 
-@pytest.fixture(scope="module", params=kubectls.parameters())
-def program(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.param
-    return found
+@pytest.fixture(scope="module")
+def program(workers: int) -> Path:
+    """One worker for the kubectl that is pinned, and two for another, if there is another."""
+    require("kubectl")
+    return find("kubectl") if workers == 1 else another()
 
 
 @pytest.fixture
@@ -237,10 +242,8 @@ def _from(name: str) -> dict[str, Any]:
 
 
 def test_an_existing_volume_shows_and_what_was_shown_stays(tmp_path: Path) -> None:
-    require("crane")
-    if not kubectls.programs():
-        pytest.skip("kubectl is missing")
-    program = kubectls.programs()[0]
+    require("crane", "kubectl")
+    program = find("kubectl")
     root = tmp_path / "root"
     with registry.running(tmp_path / "alone", root=root) as alone:
         _push_empty(alone, "team/app:v1", tmp_path)

@@ -1,37 +1,20 @@
-"""Finds kubectl, in every version that is here, and runs it with nobody's configuration."""
+"""Runs kubectl with nobody's configuration."""
 
 import json
+import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.parts.processes import inherited
-from tests.parts.tools import MissingPart, cache, find, is_ci
-
-_ADVICE = "kubectl is missing: install it from the Kubernetes project's packages, or `make tools`"
+from tests.parts.tools import find
 
 
-def programs() -> list[Path]:
-    """Return the machine's kubectl, and those that were built beside a control plane."""
-    found = sorted(cache().glob("kubernetes-*/kubectl"))
-    try:
-        return [find("kubectl"), *found]
-    except MissingPart:
-        return found
-
-
-def parameters() -> Sequence[Any]:
-    """Return a parameter for each program, or one that skips; under ``CI=true`` one that fails."""
-    found = programs()
-    if found:
-        return [pytest.param(path, id=path.parent.name) for path in found]
-    if is_ci():
-        return [pytest.param(Path("kubectl"), id="missing")]
-    return [pytest.param(Path("kubectl"), id="missing", marks=pytest.mark.skip(_ADVICE))]
+def another() -> Path:
+    """Return the machine's own kubectl, which is of another version; the pinned one without it."""
+    found = shutil.which("kubectl")
+    return Path(found) if found else find("kubectl")
 
 
 @dataclass(frozen=True, slots=True)
