@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from alauda_registry.server.addresses import is_loopback, split_address
 from alauda_registry.server.durations import format_duration, parse_duration
-from alauda_registry.server.settings import CannotStart, Formatter, Level, TLSVersion
+from alauda_registry.server.settings import DRIVERS, CannotStart, Formatter, Level, TLSVersion
 from alauda_registry.server.sources import Loaded, Override, load_settings
 
 REGISTRY_3 = """\
@@ -372,6 +372,23 @@ def test_a_merged_mapping_may_override_keys(tmp_path: Path) -> None:
     text = "limits: {read: &read {maxrunning: 1}, write: {<<: *read, maxrunning: 2}}"
 
     assert load(text, tmp_path=tmp_path).settings.write_limit.max_running == 2
+
+
+PLACES = {
+    "filesystem": "a folder",
+    "pvc": "a folder",
+    "inmemory": "memory",
+}
+"""Where the image API keeps its objects beside the images of each driver."""
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_objects_of_the_image_api_have_a_place_beside_the_images(driver: str) -> None:
+    variables = {"REGISTRY_STORAGE": driver, "REGISTRY_IMAGEAPI_ENABLED": "true"}
+
+    storage = load_settings(environ=variables).settings.storage
+
+    assert PLACES[driver] == ("memory" if storage.root is None else "a folder")
 
 
 def test_an_empty_section_means_the_default(tmp_path: Path) -> None:
