@@ -22,7 +22,7 @@ tools: .venv/.dev ## install the real clients and peers that the tests run again
 	.venv/bin/python -m tests.parts
 
 torture: check tools ## the long proofs: power cuts, kill -9, histories of three servers
-	.venv/bin/python -m pytest tests/torture tests/integration/test_bucket_faults.py tests/integration/test_interop_buckets.py --torture $(ARGS)
+	.venv/bin/python -m pytest tests/torture tests/integration/test_bucket_*.py tests/integration/test_interop_buckets.py --torture $(ARGS)
 
 conformance: .venv/.dev ## check the registry of make run, or that of URL=..., against the specification
 	.venv/bin/python -m conformance.oci --url $(URL) $(ARGS)
