@@ -625,6 +625,17 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _objects_have_a_place(self) -> Self:
+        storage = self.storage
+        has_place = storage.root is not None or storage.in_memory is not None
+        if self.image_api.enabled and self.image_api.database is None and not has_place:
+            raise ValueError(
+                "imageapi.database must name a file on a local disk: there is no place for the "
+                f"objects of the image API in storage.{storage.driver}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _image_api_asks_nobody(self) -> Self:
         # It has no guard yet, and must not be the way around that of /v2/.
         if self.image_api.enabled and not self.auth.is_none:

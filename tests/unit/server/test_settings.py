@@ -382,7 +382,20 @@ PLACES = {
 """Where the image API keeps its objects beside the images of each driver."""
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+def test_beside_a_bucket_the_objects_of_the_image_api_need_a_file() -> None:
+    variables = {
+        "REGISTRY_STORAGE_S3_BUCKET": "images",
+        "REGISTRY_STORAGE_S3_REGION": "eu-west-1",
+        "REGISTRY_IMAGEAPI_ENABLED": "true",
+    }
+
+    with pytest.raises(CannotStart, match=r"imageapi\.database must name a file on a local disk"):
+        load_settings(environ=variables)
+    found = load_settings(environ={**variables, "REGISTRY_IMAGEAPI_DATABASE": "/var/objects.db"})
+    assert found.settings.image_api.database == "/var/objects.db"
+
+
+@pytest.mark.parametrize("driver", [driver for driver in DRIVERS if driver != "s3"])
 def test_objects_of_the_image_api_have_a_place_beside_the_images(driver: str) -> None:
     variables = {"REGISTRY_STORAGE": driver, "REGISTRY_IMAGEAPI_ENABLED": "true"}
 
