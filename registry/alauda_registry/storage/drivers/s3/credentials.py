@@ -7,7 +7,6 @@ renews what expires.
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -128,9 +127,9 @@ class FoundKeys(Credentials):
     def __init__(
         self, shared_file: Path | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        usual = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+        usual = Path(AioSession().get_config_variable("credentials_file"))
         self._shared_file = shared_file
-        self._watch = _Watch((shared_file or Path(usual).expanduser(),), clock)
+        self._watch = _Watch((shared_file or usual.expanduser(),), clock)
         self._found: Any = None
         self._finding = asyncio.Lock()
 
