@@ -244,6 +244,40 @@ async def test_a_moved_tag_survives_the_deletion_of_what_it_pointed_to(replicas:
         await replicas.app.manifests.get(old_digest)
 
 
+async def test_a_deletion_takes_the_tag_of_a_push_that_ends_before_it_looks_again(
+    replicas: Replicas,
+) -> None:
+    """The push lets its tag point to the manifest when the deletion has read all tags."""
+    manifest = index(annotation="one")
+    digest = Digest.of(manifest.content)
+    tag = Tag.parse("latest")
+    await replicas.app.manifests.put(manifest, digest)
+    began, may_write, wrote = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def meet_push(request: Request) -> None:
+        if request.method == "PUT":
+            began.set()
+            await may_write.wait()
+        elif may_write.is_set():
+            wrote.set()
+            await asyncio.Event().wait()
+
+    async def meet_deletion(request: Request) -> None:
+        if request.method == "DELETE":
+            may_write.set()
+            await wrote.wait()
+
+    meddled(replicas.other_driver).meet = meet_push
+    meddled(replicas.driver).meet = meet_deletion
+    pushing = asyncio.ensure_future(replicas.other_app.manifests.put(manifest, digest, [tag]))
+    await began.wait()
+    await replicas.app.manifests.delete(digest)
+    pushing.cancel()
+    await asyncio.wait([pushing])
+
+    assert [key for key in replicas.bucket.sizes() if "/tags/" in key] == []
+
+
 async def test_a_deletion_that_hangs_holds_pushes_up_and_no_pull(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,8 @@ from unittest.mock import patch
 
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.reference import Tag
-from alauda_registry.storage import locks
+from alauda_registry.storage import locks, paths
+from alauda_registry.storage.content import read_link
 from alauda_registry.storage.driver import ObjectStore, Stage, Unreachable
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.direct import DirectWriter
@@ -22,6 +23,7 @@ from tests.torture.replicas_of_bucket import NO_TROUBLE, Trouble
 _publish = S3Driver.publish
 _put = S3Client.put
 _read = SharedReads.read
+_pointing_to = TagStore.pointing_to
 
 
 def links_first() -> AbstractContextManager[Any]:
@@ -72,6 +74,18 @@ def tags_forgotten() -> AbstractContextManager[Any]:
     return patch.object(TagStore, "pointing_to", pointing_to)
 
 
+def tags_seen_once() -> AbstractContextManager[Any]:
+    """Deleting a manifest does not look for tags again when it is gone."""
+
+    async def pointing_to(self: TagStore, digest: Digest) -> list[Tag]:
+        revision = paths.revision_link(self._name, digest)
+        if await read_link(self._driver, revision) is None:
+            return []
+        return await _pointing_to(self, digest)
+
+    return patch.object(TagStore, "pointing_to", pointing_to)
+
+
 def links_remembered() -> AbstractContextManager[Any]:
     """What one replica has read once it takes for what is there."""
 
@@ -103,10 +117,10 @@ def locks_ignored() -> AbstractContextManager[Any]:
     return patch.multiple(Locks, _acquire=nothing, _release=nothing, settled=nothing)
 
 
-_PUSH = Action("push", 0, 0, 1)
-_DELETE = Action("delete manifest", 0, 0, 0)
-_RACE = ((_PUSH,), (_DELETE, _PUSH), (_DELETE,))
-_TURNS = ((_DELETE, _PUSH, _DELETE, _PUSH), (_DELETE, _PUSH, _DELETE))
+PUSH = Action("push", 0, 0, 1)
+DELETE = Action("delete manifest", 0, 0, 0)
+_RACE = ((PUSH,), (DELETE, PUSH), (DELETE,))
+_TURNS = ((DELETE, PUSH, DELETE, PUSH), (DELETE, PUSH, DELETE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +146,7 @@ class Mutation:
 
 
 MUTATIONS = (
-    Mutation(links_first, 1, ((_PUSH,),)),
+    Mutation(links_first, 1, ((PUSH,),)),
     Mutation(shown_unchecked, 0, _RACE),
     Mutation(
         lost_answers_taken_for_success,
@@ -140,7 +154,7 @@ MUTATIONS = (
         ((Action("push blob", 1, 1, 2),),),
         Trouble(refused=0.7),
     ),
-    Mutation(deletions_unnoticed, 0, ((_PUSH,), (_DELETE,))),
+    Mutation(deletions_unnoticed, 0, ((PUSH,), (DELETE,))),
     Mutation(tags_forgotten, 0, _RACE),
     Mutation(links_remembered, 0, _TURNS),
     Mutation(conditions_ignored, 0, _RACE),

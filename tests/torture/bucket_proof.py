@@ -22,7 +22,7 @@ from alauda_registry.oci.reference import RepositoryName, Tag
 from alauda_registry.storage.driver import Busy, Unreachable
 from alauda_registry.storage.repositories import Registry, StorageOptions
 from tests.parts.fake_bucket import FakeBucket, FakeTransport, Stored
-from tests.torture.clients import HERE, Key, Value, key
+from tests.torture.clients import HERE, Claim, Key, Outcome, Value, key
 from tests.torture.effects import Stamp
 from tests.torture.programs import STARTS, VERBS, Action, History, Program
 from tests.torture.promises import (
@@ -128,6 +128,8 @@ class BucketProof:
                 raise
         if deaths == 0 and past.states and hollow_tags(past.states[-1]):
             raise Broken("whoever lives leaves no tag that leads to nothing", past.effects[-1])
+        if seen_by_deletion := hollow_in_spite_of_deletion(history, past):
+            raise Broken("a deletion takes the tags of pushes that died", seen_by_deletion)
         if history.failures:
             raise Broken("clients are told what they can understand", history.failures)
 
@@ -185,6 +187,38 @@ def hollow_tags(state: Objects) -> dict[str, Key]:
         if f"{link['manifests']}/revisions/{digest}/link" not in state:
             found[path] = key("tag", link["name"], link["tag"])
     return found
+
+
+def hollow_in_spite_of_deletion(history: History, past: Past) -> list[str]:
+    """Return the links that led to a manifest before a deletion that succeeded removed it.
+
+    Only what is written later than that may be left, by a push that died then.
+    """
+    found = []
+    for path in hollow_tags(past.states[-1]) if past.states else ():
+        digest = past.states[-1][path].content.decode()
+        repository = path.partition("/_manifests/")[0]
+        revision = f"{repository}/_manifests/revisions/{digest.replace(':', '/')}/link"
+        gone = _last_effect(past, revision, "DELETE")
+        manifest = key("manifest", repository.partition("/repositories/")[2], digest)
+        is_acknowledged = any(
+            Claim(manifest, None) in operation.claims
+            and operation.outcome is Outcome.DONE
+            and operation.begun < gone <= (operation.ended or 0)
+            for operation in history.operations
+        )
+        if is_acknowledged and _last_effect(past, path, "PUT") < gone:
+            found.append(path)
+    return found
+
+
+def _last_effect(past: Past, path: str, method: str) -> int:
+    """Return the number of the last effect of a kind that a key met; 0 for none."""
+    numbers = range(len(past.effects), 0, -1)
+    asked = ((number, past.effects[number - 1]) for number in numbers)
+    return next(
+        (number for number, request in asked if (request.method, request.key) == (method, path)), 0
+    )
 
 
 async def _read_hollow(state: Objects, tags: Iterable[Key]) -> None:

@@ -7,13 +7,21 @@ every single effect a replica is started on what is in the bucket.
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
 from tests.torture import bucket_mutations
-from tests.torture.bucket_proof import BucketProof, Count, run, start
+from tests.torture.bucket_proof import (
+    BucketProof,
+    Count,
+    hollow_in_spite_of_deletion,
+    hollow_tags,
+    run,
+    start,
+)
 from tests.torture.mutations import MUTATIONS
 from tests.torture.programs import Program, programs
 from tests.torture.promises import Broken
@@ -107,3 +115,23 @@ def test_the_same_program_has_the_same_history() -> None:
         (request.method, request.query.keys()) for request in again.effects
     ]
     assert [op.outcome for op in first.operations] == [op.outcome for op in second.operations]
+
+
+@pytest.mark.parametrize(
+    ("looks_again", "expected"), [(True, False), (False, True)], ids=["looks again", "does not"]
+)
+def test_tags_of_pushes_that_died_are_left_only_by_a_deletion_that(
+    looks_again: bool, expected: bool
+) -> None:
+    """Pushes that do not look for deletions end as those that die before they do."""
+    clients = ((bucket_mutations.PUSH,), (bucket_mutations.DELETE,))
+    plant = nullcontext if looks_again else bucket_mutations.tags_seen_once
+    start.cache_clear()
+    try:
+        with bucket_mutations.deletions_unnoticed(), plant():
+            ended = [run(Program(0, clients, number), NO_TROUBLE) for number in range(150)]
+    finally:
+        start.cache_clear()
+
+    assert any(hollow_tags(past.states[-1]) for _, past, _ in ended)
+    assert any(hollow_in_spite_of_deletion(*one[:2]) for one in ended) == expected

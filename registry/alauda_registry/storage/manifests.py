@@ -193,13 +193,26 @@ class ManifestStore:
             target = await read_link(self._driver, paths.revision_link(self._name, digest))
             if target is None:
                 raise ManifestUnknown(digest=str(digest))
-            pointing = await self._tags.pointing_to(digest)
             if self._driver.objects is not None:
-                await together(self._tags.remove(tag) for tag in pointing)
-                pointing = []
-            for tag in pointing:
+                await self._delete_from_bucket(digest)
+                return
+            for tag in await self._tags.pointing_to(digest):
                 await self._tags.remove(tag)
             await self._driver.delete(paths.revision(self._name, digest))
+
+    async def _delete_from_bucket(self, digest: Digest) -> None:
+        """Delete a manifest that no lock keeps pushes away from.
+
+        One of them may let a tag point here after the tags were looked at, and end before it looks
+        for deletions. So they are looked at again when the manifest is gone.
+        """
+        await self._remove_tags_of(digest)
+        await self._driver.delete(paths.revision(self._name, digest))
+        await self._remove_tags_of(digest)
+
+    async def _remove_tags_of(self, digest: Digest) -> None:
+        pointing = await self._tags.pointing_to(digest)
+        await together(self._tags.remove(tag) for tag in pointing)
 
     async def _load(self, digest: Digest) -> StoredManifest | None:
         """Read a manifest's bytes, or report why they can't be served."""
