@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typing_extensions import override
 
-from alauda_registry.storage.driver import Busy, DriverError, PathNotFound, Write
+from alauda_registry.storage.driver import Busy, DriverError, PathNotFound, Unreachable, Write
 from alauda_registry.storage.drivers.s3 import appending, files, locks
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
 from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
@@ -215,6 +215,34 @@ async def test_a_claim_whose_answer_is_lost_is_ours(
     await writer.close()
 
     assert await driver.read("/a") == b"content"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [asyncio.CancelledError(), Unreachable("no answer", driver="s3", path="/a")],
+    ids=["cancelled", "unreachable"],
+)
+async def test_what_a_save_tells_of_stays_when_nobody_hears_that_it_was_made(
+    driver: S3Driver, transport: MeddledTransport, trouble: BaseException
+) -> None:
+    writer = await driver.append("/a", create=True, wait=0)
+    await writer.write([b"acknowledged"])
+    await writer.sync()
+    await writer.write([b" and more"])
+
+    async def fail_behind(request: Request) -> None:
+        if "if-match" in request.headers and b'"writer": ""' in request.body[0]:
+            transport.meet = None
+            await transport.transport.send(request)
+            raise trouble
+
+    transport.meet = fail_behind
+    with pytest.raises(type(trouble)):
+        await writer.sync()
+    with suppress(DriverError):
+        await writer.close()
+
+    assert await driver.read("/a") == b"acknowledged and more"
 
 
 async def test_a_lock_whose_answer_is_lost_is_held(

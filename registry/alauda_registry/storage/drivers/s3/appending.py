@@ -269,6 +269,10 @@ class Appender(FileWriter, Sink):
                 self._saved = replace(self._saved, is_claimed=False)
                 await self._client.head(self._path)
                 raise Busy(driver=NAME, path=self._path) from conflict
+            except BaseException:
+                # It may have had its effect, and then the file is made of these.
+                self._made -= {piece.name for piece in pieces}
+                raise
             gone = {piece.name for piece in self._saved.pieces} - {piece.name for piece in pieces}
             self._saved = replace(new, etag=etag)
         if gone:
