@@ -36,6 +36,7 @@ class MeddledTransport(Transport):
         self.requests: list[Request] = []
         self.lose: Callable[[Request], bool] = lambda request: False
         self.cut_after: int | None = None
+        self.ignore: Callable[[Request], bool] = lambda request: False
         self.meet: Callable[[Request], Awaitable[None]] | None = None
 
     @override
@@ -43,6 +44,9 @@ class MeddledTransport(Transport):
         self.requests.append(request)
         if self.meet is not None:
             await self.meet(request)
+        if self.ignore(request):
+            self.ignore = lambda request: False
+            return Answer(204, {}, b"")
         answer = await self.transport.send(request)
         if self.lose(request):
             self.lose = lambda request: False
@@ -189,6 +193,23 @@ async def test_an_object_leaves_nothing_when_its_writer_is_cancelled(
         await writing
 
     assert (bucket.keys(), bucket.uploads()) == ([], [])
+
+
+async def test_an_upload_that_a_late_part_brings_back_is_aborted_again(
+    driver: S3Driver, transport: MeddledTransport, bucket: s3.Bucket
+) -> None:
+    """As a server has it that was keeping a part when the upload was aborted."""
+    writer = await driver.create(PATH)
+    await writer.write([BIG])
+    for _ in range(200):
+        await asyncio.sleep(0.01)
+        if bucket.uploads():
+            break
+    transport.ignore = lambda request: request.method == "DELETE"
+
+    await writer.abort()
+
+    assert bucket.uploads() == []
 
 
 async def test_a_commit_whose_answer_is_lost_was_one(

@@ -40,6 +40,7 @@ _SLOWEST_BYTES = 1024 * 1024
 """Bytes a second that a large body is expected to travel at, at least."""
 
 _PAUSES = (0.05, 3.0)
+_ABORT_PAUSES = (0.0, 0.05, 0.25)
 _DELETES_MAXIMUM = 1000
 TROUBLE = (aiohttp.ClientError, OSError, TimeoutError)
 _ABSENT = frozenset({"", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"})
@@ -419,10 +420,18 @@ class S3Client:
         self._read(documents.parse_completed, answer, path)
 
     async def abort_multipart(self, path: str, upload_id: str) -> None:
-        """Drop a multipart upload with its parts; one that is over does not matter."""
+        """Drop a multipart upload with its parts; one that is over does not matter.
+
+        A server may be about to keep a part whose sender has gone, and has the upload again then
+        (versitygw does; AWS says that it takes several tries). So it is asked until it knows of
+        nothing, a few times.
+        """
         request = Request("DELETE", self.key(path), {"uploadId": upload_id})
-        answer, _ = await self._send(request, path)
-        if answer.status != 404:
+        for pause in _ABORT_PAUSES:
+            await asyncio.sleep(pause)
+            answer, _ = await self._send(request, path)
+            if answer.status == 404:
+                return
             _require(answer, path)
 
     async def url(self, path: str, method: str, seconds: int) -> str:
