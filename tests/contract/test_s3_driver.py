@@ -37,6 +37,7 @@ class MeddledTransport(Transport):
         self.lose: Callable[[Request], bool] = lambda request: False
         self.cut_after: int | None = None
         self.ignore: Callable[[Request], bool] = lambda request: False
+        self.instead = Answer(204, {}, b"")
         self.meet: Callable[[Request], Awaitable[None]] | None = None
 
     @override
@@ -46,7 +47,7 @@ class MeddledTransport(Transport):
             await self.meet(request)
         if self.ignore(request):
             self.ignore = lambda request: False
-            return Answer(204, {}, b"")
+            return self.instead
         answer = await self.transport.send(request)
         if self.lose(request):
             self.lose = lambda request: False
@@ -361,6 +362,26 @@ async def test_a_url_is_good_for_its_method_and_needs_no_key(driver: S3Driver, m
     assert answer.headers["Content-Type"] == "application/octet-stream"
     assert answer.content == (b"content" if method == "GET" else b"")
     assert refused.status_code == 403
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_a_404_that_is_not_of_the_server_says_nothing_of_the_object(
+    driver: S3Driver, transport: MeddledTransport, method: str
+) -> None:
+    """As a load balancer answers that finds no server behind it."""
+    await driver.publish(Write("/a", b"content"))
+    transport.ignore = lambda request: request.method == method
+    transport.instead = Answer(404, {}, b"<html>default backend - 404</html>")
+
+    asking: dict[str, Callable[[], Awaitable[object]]] = {
+        "GET": lambda: driver.read("/a"),
+        "PUT": lambda: driver.write_new("/a", b"other"),
+        "DELETE": lambda: driver.discard("/a"),
+    }
+    with pytest.raises(Unreachable):
+        await asking[method]()
+
+    assert await driver.read("/a") == b"content"
 
 
 async def test_a_body_that_is_cut_off_is_gone_on_with(

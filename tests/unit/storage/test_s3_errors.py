@@ -29,6 +29,7 @@ from alauda_registry.storage.drivers.s3.errors import (
         (403, "RequestTimeTooSkewed", Refused, "clock"),
         (400, "ExpiredToken", Refused, "expired"),
         (404, "NoSuchBucket", Refused, "storage.s3.bucket"),
+        (404, "", Unreachable, "storage.s3.regionendpoint"),
         (301, "PermanentRedirect", Refused, "storage.s3.region"),
         (400, "AuthorizationHeaderMalformed", Refused, "storage.s3.region"),
         (503, "SlowDown", Throttled, "fewer requests"),

@@ -540,11 +540,13 @@ def _require(answer: Answer, path: str) -> None:
 def _require_absence(answer: Answer, path: str) -> None:
     """See that a 404 is about an object or an upload, and not about a bucket or a key's owner.
 
+    One with a body that is not S3's comes from something in between that finds no server.
+
     Raises:
         DriverError: It is about something else: nothing follows for the object.
     """
     code, message = documents.parse_error(answer.body)
-    if code not in _ABSENT:
+    if code not in _ABSENT or (not code and answer.body):
         raise refusal(answer.status, code, message, path)
 
 

@@ -167,6 +167,9 @@ def refusal(status: int, code: str, message: str, path: str) -> DriverError:
     elif code in _SPOILT:
         error = Truncated(text, driver=NAME, path=path)
         error.advice = _SICK
+    elif status == 404 and not code:
+        error = Unreachable(f"{text} not S3's", driver=NAME, path=path)
+        error.advice = _AWAY
     elif is_passing(status, code) or status >= 500:
         error = Unreachable(text, driver=NAME, path=path)
         error.advice = _SICK
