@@ -278,6 +278,30 @@ async def test_a_lock_whose_answer_is_lost_is_held(
                 pass
 
 
+@pytest.mark.parametrize("what", ["lock", "file"])
+async def test_who_goes_while_claiming_keeps_nobody_waiting(
+    driver: S3Driver, transport: MeddledTransport, what: str
+) -> None:
+    async def claim() -> None:
+        if what == "lock":
+            async with driver.lock("name", exclusive=True, wait=0):
+                pass
+        else:
+            await (await driver.append("/a", create=True, wait=0)).close()
+
+    async def go_behind(request: Request) -> None:
+        if request.method == "PUT":
+            transport.meet = None
+            await transport.transport.send(request)
+            raise asyncio.CancelledError
+
+    transport.meet = go_behind
+    with pytest.raises(asyncio.CancelledError):
+        await claim()
+
+    await claim()
+
+
 async def test_who_died_writing_is_succeeded_and_what_was_synced_is_kept(
     driver: S3Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

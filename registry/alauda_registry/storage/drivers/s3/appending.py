@@ -79,8 +79,22 @@ async def _take(client: S3Client, path: str, found: Composition) -> Composition:
         pieces = tuple(replace(piece, name=name) for piece in pieces)
     claimed = replace(found, pieces=pieces, writer=secrets.token_hex(8), is_claimed=True)
     body = claimed.dump()
-    etag = await client.put(path, (body,), pieces_size=claimed.size, instead_of=found.etag)
+    try:
+        etag = await client.put(path, (body,), pieces_size=claimed.size, instead_of=found.etag)
+    except asyncio.CancelledError:
+        # It may be ours all the same, and others would wait until that ends by itself.
+        await see_through(drop(_give_up(client, path, claimed.writer)))
+        raise
     return replace(claimed, etag=etag)
+
+
+async def _give_up(client: S3Client, path: str, writer: str) -> None:
+    """Let others write to a file that is claimed in this name, if it is."""
+    with contextlib.suppress(Conflict, PathNotFound):
+        found = await load(client, path)
+        if found.writer == writer:
+            body = replace(found, writer="").dump()
+            await client.put(path, (body,), pieces_size=found.size, instead_of=found.etag)
 
 
 class Appender(FileWriter, Sink):

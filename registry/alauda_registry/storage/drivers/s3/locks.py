@@ -75,7 +75,13 @@ class Locks:
             TimedOut: It could not be renewed, and what was done under it was stopped.
         """
         holder = secrets.token_hex(8)
-        await self._acquire(name, holder, exclusive=exclusive, wait=wait)
+        try:
+            await self._acquire(name, holder, exclusive=exclusive, wait=wait)
+        except asyncio.CancelledError:
+            # It may be held all the same, and others would wait until that ends by itself.
+            with contextlib.suppress(DriverError):
+                await see_through(self._release(name, holder))
+            raise
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout_at(loop.time() + SAFE_SECONDS)
         try:
