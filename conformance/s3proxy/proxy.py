@@ -125,6 +125,11 @@ class Exchange:
         self._client.write(content)
         await self._client.drain()
 
+    async def outlast_client(self) -> None:
+        """Say nothing more until the client is gone."""
+        await self._client.head()
+        raise Ended
+
     def hang_up(self) -> None:
         """Close the connection, as if all had been said."""
         raise Ended

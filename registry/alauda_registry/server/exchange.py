@@ -2,22 +2,24 @@
 
 uvicorn's cycle keeps the state and runs the application. This one hands bodies over without copying
 them when the application keeps up, writes small answers at once, sends files through the kernel
-(ASGI extension ``http.response.zerocopysend``), and thinks of the client that is still sending when
-the answer is out: closing at once would reset the connection, and the client lose the answer.
+(ASGI extension ``http.response.zerocopysend``) and what comes on sockets, too (``RELAY``), and
+thinks of the client that is still sending when the answer is out: closing at once would reset the
+connection, and the client lose the answer.
 uvicorn's access log is not written.
 """
 
 import asyncio
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 from uvicorn._types import ASGIReceiveEvent, HTTPScope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from alauda_registry.server.sendfile import ZERO_COPY_SEND
+from alauda_registry.server.sendfile import RELAY, ZERO_COPY_SEND
+from alauda_registry.storage.driver import Inflow
 
 if TYPE_CHECKING:
     from alauda_registry.server.protocol import RegistryHttpProtocol
@@ -153,6 +155,8 @@ class Exchange(RequestResponseCycle):
             self._write(message.get("body", b""), is_last=not message.get("more_body", False))
         elif kind == ZERO_COPY_SEND:
             await self._send_file(message)
+        elif kind == RELAY:
+            await self._relay(message["inflows"])
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
@@ -233,6 +237,30 @@ class Exchange(RequestResponseCycle):
             await self._copy_file(file, offset, count)
         if not self.disconnected:
             self._write(b"", is_last=not message.get("more_body", False))
+
+    async def _relay(self, inflows: AsyncGenerator[bytes | Inflow, None]) -> None:
+        """Send all that comes, which is all that Content-Length says."""
+        if self.chunked_encoding:
+            raise RuntimeError("what is relayed needs a Content-Length")
+        head, self._head = self._head, b""
+        self.transport.write(head)
+        try:
+            async for part in inflows:
+                if self.disconnected:
+                    return
+                if isinstance(part, Inflow):
+                    self._account(part.count)
+                    await self._connection.files.relay(part)
+                    self.expected_content_length += part.count - part.taken
+                else:
+                    self._account(len(part))
+                    self.transport.write(part)
+                    await self.flow.drain()
+        except ConnectionError:
+            self.disconnect()
+            self.transport.abort()
+        if not self.disconnected:
+            self._write(b"", is_last=True)
 
     async def _copy_file(self, file: int, offset: int, count: int) -> None:
         head, self._head = self._head, b""

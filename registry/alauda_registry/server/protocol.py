@@ -46,7 +46,7 @@ from alauda_registry.oci.errors import ErrorCode
 from alauda_registry.server.envelope import RawHeader, complete_headers
 from alauda_registry.server.exchange import Exchange
 from alauda_registry.server.request_head import Refused, RequestHead
-from alauda_registry.server.sendfile import ZERO_COPY_SEND, FileSender
+from alauda_registry.server.sendfile import RELAY, ZERO_COPY_SEND, FileSender
 
 logger = logging.getLogger(__name__)
 
@@ -293,7 +293,7 @@ class RegistryHttpProtocol(HttpToolsProtocol):
             "query_string": target.query or b"",
             "headers": head.fields,
             "state": self.app_state.copy(),
-            "extensions": {ZERO_COPY_SEND: {}} if self._can_send_files else {},
+            "extensions": {ZERO_COPY_SEND: {}, RELAY: {}} if self._can_send_files else {},
         }
         if self._certificate is not None:
             cast("dict[str, Any]", scope)[CERTIFICATE] = self._certificate

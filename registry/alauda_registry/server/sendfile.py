@@ -1,4 +1,4 @@
-"""Files into sockets without a detour through this process.
+"""Files and other sockets into sockets without a detour through this process.
 
 ``sendfile(2)`` lets the kernel copy from the page cache to the socket, which costs a fraction of
 reading into Python and writing out again. It has two ways to stall an event loop, and this module
@@ -10,6 +10,8 @@ exists to avoid both:
   disk. A probe (``preadv2`` with ``RWF_NOWAIT``) finds out first; only a cold piece goes through a
   thread, and only for as long as the disk takes.
 
+What another server sends us goes through a pipe (``pipe.py``), and no end of it blocks.
+
 The socket belongs to a transport of the event loop. So nothing may be sent here while bytes wait in
 the transport's buffer, which would be overtaken; and as the event loop refuses to watch the
 transport's own descriptor, the sender works on a duplicate.
@@ -17,12 +19,19 @@ transport's own descriptor, the sender works on a duplicate.
 
 import asyncio
 import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Protocol
 
+from alauda_registry.server.pipe import Pipe
+from alauda_registry.storage.driver import Inflow
 from alauda_registry.storage.threads import run_blocking
 
 ZERO_COPY_SEND = "http.response.zerocopysend"
 """The extension of ASGI by which a server offers to send a file."""
+
+RELAY = "alauda.response.relay"
+"""Ours, by which it offers to send what comes on sockets."""
 
 # A piece is what one call may send before other connections get their turn. Socket buffers rarely
 # take more at once.
@@ -37,7 +46,7 @@ class Flow(Protocol):
 
 
 class FileSender:
-    """Sends ranges of files on one connection, one at a time.
+    """Sends ranges of files, and what comes on sockets, on one connection, one at a time.
 
     Args:
         loop: The event loop of the connection.
@@ -51,12 +60,12 @@ class FileSender:
         self.sent = 0
         """Bytes handed to the kernel so far, over all files: who watches it sees progress."""
         self.active = False
-        """Whether a file is on its way."""
+        """Whether the client has to take something."""
         self._loop = loop
         self._transport = transport
         self._flow = flow
         self._lost = False
-        self._writable: asyncio.Future[None] | None = None
+        self._waiting: asyncio.Future[None] | None = None
 
     async def send(self, file: int, offset: int, count: int) -> None:
         """Send ``count`` bytes of ``file`` from ``offset`` on, behind all that was written before.
@@ -68,15 +77,36 @@ class FileSender:
         self.active = True
         try:
             await self._flush()
-            if self._lost or self._transport.is_closing():
-                raise ConnectionResetError
-            socket = os.dup(self._transport.get_extra_info("socket").fileno())
-            try:
+            with self._socket() as socket:
                 await self._send(socket, file, offset, count)
-            finally:
-                os.close(socket)
         finally:
             self.active = False
+
+    async def relay(self, inflow: Inflow) -> None:
+        """Move what comes on another socket, behind all that was written before.
+
+        When no more comes, ``inflow`` says so; what was taken from it is with the client's kernel.
+
+        Raises:
+            ConnectionError: The client is gone.
+            OSError: There is no descriptor left.
+        """
+        self.active = True
+        try:
+            await self._flush()
+        finally:
+            self.active = False
+        with self._socket() as socket, closing(Pipe()) as pipe:
+            while inflow.taken < inflow.count:
+                if not await self._fill(pipe, inflow):
+                    return
+                self.active = True
+                try:
+                    await self._empty(pipe, socket)
+                finally:
+                    self.active = False
+                # As above, and for a server that sends as fast as the client reads.
+                await asyncio.sleep(0)
 
     def connection_lost(self) -> None:
         """Wake up a sender that waits for a client who will never read again."""
@@ -103,7 +133,7 @@ class FileSender:
                     # Whoever cancels us closes both descriptors, which this thread works on.
                     sent = await run_blocking(None, os.sendfile, socket, file, offset, piece)
             except BlockingIOError:
-                await self._wait_writable(socket)
+                await self._wait(socket, self._loop.add_writer, self._loop.remove_writer)
             else:
                 if not sent:
                     raise EOFError("the file ends before the range that was to be sent")
@@ -114,19 +144,68 @@ class FileSender:
             if self._lost:
                 raise ConnectionResetError
 
-    async def _wait_writable(self, socket: int) -> None:
-        self._writable = self._loop.create_future()
-        self._loop.add_writer(socket, self._wake)
+    async def _fill(self, pipe: Pipe, inflow: Inflow) -> int:
+        """Wait for bytes and take them; return how many, which is none when no more will come."""
+        while True:
+            try:
+                taken = pipe.fill(inflow.socket, min(PIECE, inflow.count - inflow.taken))
+            except BlockingIOError:
+                try:
+                    async with asyncio.timeout(inflow.silence):
+                        await self._wait(
+                            inflow.socket, self._loop.add_reader, self._loop.remove_reader
+                        )
+                except TimeoutError as error:
+                    inflow.trouble = error
+                    return 0
+            except OSError as error:
+                inflow.trouble = error
+                return 0
+            else:
+                inflow.taken += taken
+                return taken
+            if self._lost:
+                raise ConnectionResetError
+
+    async def _empty(self, pipe: Pipe, socket: int) -> None:
+        """Give the client all that is in the pipe."""
+        while pipe.held:
+            try:
+                self.sent += pipe.empty(socket)
+            except BlockingIOError:
+                await self._wait(socket, self._loop.add_writer, self._loop.remove_writer)
+            if self._lost:
+                raise ConnectionResetError
+
+    @contextmanager
+    def _socket(self) -> Iterator[int]:
+        """Have a duplicate of the client's socket for the length of a block."""
+        if self._lost or self._transport.is_closing():
+            raise ConnectionResetError
+        socket = os.dup(self._transport.get_extra_info("socket").fileno())
         try:
-            await self._writable
+            yield socket
         finally:
-            self._writable = None
+            os.close(socket)
+
+    async def _wait(
+        self,
+        socket: int,
+        watch: Callable[[int, Callable[[], None]], object],
+        unwatch: Callable[[int], object],
+    ) -> None:
+        self._waiting = self._loop.create_future()
+        watch(socket, self._wake)
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
             # Before the duplicate is closed: epoll would go on reporting the socket below it.
-            self._loop.remove_writer(socket)
+            unwatch(socket)
 
     def _wake(self) -> None:
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 def _is_cached(file: int, offset: int, count: int) -> bool:

@@ -20,6 +20,7 @@ from alauda_registry.storage.content import ContentCache, is_intact, read_link
 from alauda_registry.storage.driver import (
     Ensure,
     FileReader,
+    Inflow,
     PathNotFound,
     Step,
     StorageDriver,
@@ -80,6 +81,10 @@ class Blob:
         async with aclosing(self.reader.stream(offset, length)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    def inflow(self, offset: int, length: int) -> AsyncGenerator[bytes | Inflow, None] | None:
+        """Yield the same as sockets; None where the bytes come from none."""
+        return self.reader.inflow(offset, length) if self.reader is not None else None
 
     def close(self) -> None:
         """Release the blob. Closing twice is harmless."""

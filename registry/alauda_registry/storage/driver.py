@@ -123,6 +123,25 @@ def flatten(stages: Iterable[Stage]) -> list[Step]:
     return [step for stage in stages for step in (stage if isinstance(stage, tuple) else (stage,))]
 
 
+@dataclass(slots=True)
+class Inflow:
+    """Bytes that come on a socket, for the kernel to move on to another.
+
+    Attributes:
+        socket: Its descriptor, which does not block, and stays its owner's.
+        count: How many bytes may be taken from it.
+        silence: How many seconds to wait for another byte.
+        taken: How many were taken; whoever takes some adds them.
+        trouble: Why there were no more, if that is known.
+    """
+
+    socket: int
+    count: int
+    silence: float
+    taken: int = 0
+    trouble: OSError | None = None
+
+
 class FileReader(Protocol):
     """An open file. Its content stays readable when the path is deleted or replaced."""
 
@@ -138,6 +157,17 @@ class FileReader(Protocol):
     def stream(self, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield ``length`` bytes from ``offset`` on (to the end when None) in large chunks."""
         ...
+
+    def inflow(self, _offset: int, _length: int) -> AsyncGenerator[bytes | Inflow, None] | None:
+        """Yield what :meth:`stream` yields, as sockets where it comes from some.
+
+        Of each :class:`Inflow` as much as comes has to be taken before the next is asked for:
+        when that was not all of it, the rest is found another way.
+
+        Returns:
+            None where the bytes come from no socket.
+        """
+        return None
 
     def close(self) -> None:
         """Release the file. Closing twice is harmless."""

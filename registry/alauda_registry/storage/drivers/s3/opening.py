@@ -6,10 +6,11 @@ from pathlib import Path
 
 import botocore.session
 
+from alauda_registry.storage.drivers.s3.bodies import PlainTransport
 from alauda_registry.storage.drivers.s3.client import ObjectOptions, S3Client
 from alauda_registry.storage.drivers.s3.credentials import Credentials
 from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
-from alauda_registry.storage.drivers.s3.transport import Endpoint, HttpTransport
+from alauda_registry.storage.drivers.s3.transport import Endpoint, HttpTransport, proxy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +112,27 @@ def open_s3(opening: Opening, credentials: Credentials) -> S3Driver:
         path_style = address.endpoint is not None
     endpoint = Endpoint(url, address.bucket, path_style)
     public = Endpoint(address.public_endpoint or url, address.bucket, path_style)
-    transport = HttpTransport(
-        endpoint,
-        public,
-        address.region,
-        credentials,
-        tls=_tls(opening.connecting) if url.startswith("https:") else None,
-        connections=opening.connecting.connections,
-        user_agent=opening.connecting.user_agent,
-    )
+    connecting = opening.connecting
+    transport: HttpTransport
+    if url.startswith("https:") or proxy_of(endpoint.origin) is not None:
+        transport = HttpTransport(
+            endpoint,
+            public,
+            address.region,
+            credentials,
+            tls=_tls(connecting) if url.startswith("https:") else None,
+            connections=connecting.connections,
+            user_agent=connecting.user_agent,
+        )
+    else:
+        transport = PlainTransport(
+            endpoint,
+            public,
+            address.region,
+            credentials,
+            connections=connecting.connections,
+            user_agent=connecting.user_agent,
+        )
     client = S3Client(
         transport,
         address.bucket,

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import TypeVar
 
 from typing_extensions import override
 
-from alauda_registry.storage.driver import FileReader
+from alauda_registry.storage.driver import FileReader, Inflow
 from alauda_registry.storage.drivers.s3.client import TROUBLE, Conflict, ObjectInfo, S3Client
 from alauda_registry.storage.drivers.s3.errors import NAME, Truncated, failure
 from alauda_registry.storage.drivers.s3.files import Composition, read_span
 from alauda_registry.storage.drivers.s3.transport import OpenAnswer
+
+T = TypeVar("T", bound=bytes | Inflow)
 
 _CHUNK = 1024 * 1024
 _RESUMPTIONS = 3
@@ -70,6 +73,7 @@ class ObjectReader(FileReader):
         self._info = info
         self._first: OpenAnswer | None = answer
         self._open: set[OpenAnswer] = {answer}
+        self._has_socket = answer.has_socket
 
     @property
     @override
@@ -85,6 +89,20 @@ class ObjectReader(FileReader):
         self, offset: int = 0, length: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         end = self.size if length is None else min(self.size, offset + length)
+        async with aclosing(self._parts(offset, end, _chunks)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    @override
+    def inflow(self, offset: int, length: int) -> AsyncGenerator[bytes | Inflow, None] | None:
+        if not self._has_socket:
+            return None
+        return self._parts(offset, min(self.size, offset + length), _sockets)
+
+    async def _parts(
+        self, offset: int, end: int, read: Callable[[OpenAnswer], AsyncGenerator[T, None]]
+    ) -> AsyncGenerator[T, None]:
+        """Yield a part of the object as ``read`` reads it, going on where an answer breaks off."""
         answer = self._first if (offset, end) == (0, self.size) else None
         if answer is not None:
             self._first = None
@@ -93,11 +111,14 @@ class ObjectReader(FileReader):
             try:
                 if answer is None:
                     answer = await self._ask(offset, end - offset)
-                async with aclosing(answer.chunks()) as chunks:
-                    async for chunk in chunks:
-                        failures = 0
-                        offset += len(chunk)
-                        yield chunk
+                async with aclosing(read(answer)) as parts:
+                    async for part in parts:
+                        yield part
+                        came = part.taken if isinstance(part, Inflow) else len(part)
+                        failures = 0 if came else failures
+                        offset += came
+                        if isinstance(part, Inflow) and part.trouble is not None:
+                            raise part.trouble
                 if offset < end:
                     raise Truncated("the body ends early", driver=NAME, path=self._path)
             except (*TROUBLE, Truncated) as error:
@@ -127,9 +148,30 @@ class ObjectReader(FileReader):
         except Conflict as conflict:
             raise Truncated("replaced meanwhile", driver=NAME, path=self._path) from conflict
         self._open.add(answer)
+        if answer.status != 206:
+            raise Truncated("a part was asked for", driver=NAME, path=self._path)
         if info.size != self.size:
             raise Truncated("of another size now", driver=NAME, path=self._path)
         return answer
+
+
+def _chunks(answer: OpenAnswer) -> AsyncGenerator[bytes, None]:
+    return answer.chunks()
+
+
+async def _sockets(answer: OpenAnswer) -> AsyncGenerator[bytes | Inflow, None]:
+    """Yield the body of an answer, as a socket if possible."""
+    found = answer.inflow()
+    if found is None:
+        async with aclosing(answer.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        return
+    came, inflow = found
+    if came:
+        yield came
+    if inflow.count:
+        yield inflow
 
 
 class PiecesReader(FileReader):

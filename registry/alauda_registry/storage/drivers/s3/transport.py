@@ -16,6 +16,7 @@ import aiohttp
 from typing_extensions import override
 from yarl import URL
 
+from alauda_registry.storage.driver import Inflow
 from alauda_registry.storage.drivers.s3.credentials import Credentials
 from alauda_registry.storage.drivers.s3.signing import (
     EMPTY_SHA256,
@@ -25,9 +26,9 @@ from alauda_registry.storage.drivers.s3.signing import (
     sign,
 )
 
-_CONNECT_SECONDS = 5.0
-_SILENCE_SECONDS = 30.0
-_IDLE_SECONDS = 15.0
+CONNECT_SECONDS = 5.0
+SILENCE_SECONDS = 30.0
+IDLE_SECONDS = 15.0
 """How long an idle connection is kept; servers close theirs after 20 s and more."""
 
 _STREAM_BUFFER = 256 * 1024
@@ -92,6 +93,18 @@ class OpenAnswer(Protocol):
         """Yield what has not been read yet; one that was cut off ends in an error."""
         ...
 
+    @property
+    def has_socket(self) -> bool:
+        """Whether the body can be had as a socket, too."""
+        return False
+
+    def inflow(self) -> tuple[bytes, Inflow] | None:
+        """Return the body: what is here of it, and the socket on which the rest comes.
+
+        None where there is no socket; then :meth:`chunks` has it all.
+        """
+        return None
+
     def close(self) -> None:
         """Be done with it; its connection is closed when there is more to come."""
         ...
@@ -155,7 +168,7 @@ class Endpoint:
 
 
 class HttpTransport(Transport):
-    """Carries requests over HTTP.
+    """Carries requests over HTTP, or HTTPS, or a proxy.
 
     Args:
         endpoint: Where they go.
@@ -220,7 +233,8 @@ class HttpTransport(Transport):
             await self._session.close()
             self._session = None
 
-    async def _exchange(self, request: Request) -> aiohttp.ClientResponse:
+    async def _sign(self, request: Request) -> tuple[str, dict[str, str]]:
+        """Return the path with the query of a request, and its headers with the signature."""
         path = self._endpoint.path(request.key)
         query = encode_query(request.query)
         headers = {"host": self._host, **request.headers}
@@ -234,16 +248,19 @@ class HttpTransport(Transport):
             headers=headers,
             sha256=request.sha256,
         )
+        return f"{path}?{query}" if query else path, headers
+
+    async def _exchange(self, request: Request) -> aiohttp.ClientResponse:
+        target, headers = await self._sign(request)
         data: bytes | AsyncGenerator[bytes | memoryview, None] | None = None
         if len(request.body) > 1 or any(len(piece) > _AT_ONCE for piece in request.body):
             data = _pieces(request.body)
             headers["content-length"] = str(sum(map(len, request.body)))
         elif request.body or request.method in ("PUT", "POST"):
             data = request.body[0] if request.body else b""
-        url = f"{self._origin}{path}?{query}" if query else f"{self._origin}{path}"
         return await self._opened().request(
             request.method,
-            URL(url, encoded=True),
+            URL(f"{self._origin}{target}", encoded=True),
             headers=headers,
             data=data,
             allow_redirects=False,
@@ -255,10 +272,10 @@ class HttpTransport(Transport):
                 connector=aiohttp.TCPConnector(
                     limit=self._connections,
                     ssl=self._tls if self._tls is not None else True,
-                    keepalive_timeout=_IDLE_SECONDS,
+                    keepalive_timeout=IDLE_SECONDS,
                 ),
                 timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
+                    total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
                 ),
                 headers={"user-agent": self._user_agent},
                 skip_auto_headers=("accept", "accept-encoding", "content-type"),
@@ -266,7 +283,7 @@ class HttpTransport(Transport):
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_STREAM_BUFFER,
                 # Not by aiohttp, which asks for it in a thread, for each request.
-                proxy=_proxy(self._origin),
+                proxy=proxy_of(self._origin),
             )
         return self._session
 
@@ -300,7 +317,7 @@ class _Open(OpenAnswer):
         self._response.close()
 
 
-def _proxy(origin: str) -> str | None:
+def proxy_of(origin: str) -> str | None:
     """Return the proxy that the usual variables name for a URL."""
     parts = urlsplit(origin)
     if proxy_bypass(parts.netloc):
