@@ -56,8 +56,12 @@ class History:
         counts: How often each sort of request was answered, by method and status.
         hollow: Tags that a push which was cut short left as garbage: a folder without a link. They
             are listed, can't be read, and can be deleted.
+        writes_again: Whether a push that meets a deletion may write its tag once more before it is
+            answered. Over a bucket, where pushes take no lock, the tag may then show, be deleted,
+            and show again.
     """
 
+    writes_again: bool = False
     hollow: set[Key] = field(default_factory=set)
     surprises: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -136,6 +140,8 @@ class History:
             listed = self._listed.get(key, [])
             if key.thing is Thing.TAG and self.may_be_hollow(key):
                 operations, listed = [_also_of_nothing(found) for found in operations], []
+            if key.thing is Thing.TAG and self.writes_again:
+                operations = operations + _written_again(operations)
             seen = operations + _not_being_written(listed, operations)
             count += len(seen)
             contradiction, final = check(seen, after.get(key, _NOTHING))
@@ -185,6 +191,22 @@ def _also_of_nothing(operation: Operation) -> Operation:
     if operation.kind is not Kind.REMOVE:
         return operation
     return replace(operation, kind=Kind.WRITE, value=None)
+
+
+def _written_again(operations: list[Operation]) -> list[Operation]:
+    """Return a second write, which may have happened, for each that met a deletion."""
+    deletions = [found for found in operations if found.note.startswith("DELETE ")]
+    return [
+        replace(write, is_certain=False)
+        for write in operations
+        if write.kind is Kind.WRITE
+        and write.value is not None
+        and any(
+            found.began <= write.ended and write.began <= found.ended
+            for found in deletions
+            if found is not write
+        )
+    ]
 
 
 def _not_being_written(listed: list[Operation], operations: list[Operation]) -> list[Operation]:

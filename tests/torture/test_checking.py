@@ -12,7 +12,8 @@ from tests.integration.volumes import digest_of
 from tests.parts import registry
 from tests.torture.asking import Asker
 from tests.torture.checking import Books
-from tests.torture.histories import History
+from tests.torture.histories import Claim, History, Key, Thing
+from tests.torture.linearizability import Kind
 from tests.torture.load import Client
 from tests.torture.talking import Line
 from tests.torture.uploads import Uploads
@@ -179,3 +180,29 @@ def tags_of(root: Path, world: World) -> Path:
 def data_of(root: Path, digest: str) -> Path:
     encoded = digest.partition(":")[2]
     return root / BLOBS / encoded[:2] / encoded / "data"
+
+
+@pytest.mark.parametrize(
+    ("writes_again", "seen_at", "is_explained"),
+    [
+        pytest.param(False, 7.0, False, id="in a folder a push writes once"),
+        pytest.param(True, 7.0, True, id="in a bucket it may write again before it is answered"),
+        pytest.param(True, 11.0, False, id="and never after that"),
+    ],
+)
+def test_a_tag_that_shows_again_after_its_deletion(
+    writes_again: bool, seen_at: float, is_explained: bool
+) -> None:
+    """A push from 1 to 9 is seen at 2, deleted from 3 to 4, gone at 5, and there again."""
+    history = History(writes_again=writes_again)
+    tag = Key(Thing.TAG, "team/app", "v1")
+    history.acknowledged("PUT v1", 1, 9, [Claim(tag, Kind.WRITE, "sha256:a")])
+    history.acknowledged("GET v1", 2, 2.5, [Claim(tag, Kind.READ, "sha256:a")])
+    history.acknowledged("DELETE v1", 3, 4, [Claim(tag, Kind.REMOVE)])
+    history.acknowledged("GET v1", 5, 5.5, [Claim(tag, Kind.READ, None)])
+    if seen_at > 9:
+        # It is gone when everybody has been answered, and nothing may bring it back.
+        history.acknowledged("GET v1", 10, 10.5, [Claim(tag, Kind.READ, None)])
+    history.acknowledged("GET v1", seen_at, seen_at + 0.5, [Claim(tag, Kind.READ, "sha256:a")])
+
+    assert (history.check().contradictions == {}) is is_explained

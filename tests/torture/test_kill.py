@@ -198,7 +198,8 @@ class Ordeal:
 def ordeal(storage: Storage, workers: int, seed: int, tmp_path: Path) -> Iterator[Ordeal]:
     chance = random.Random(seed)
     world = make_world(chance, repositories=2, tags=4)
-    ordeal = Ordeal(Victim(tmp_path, storage, workers), world, chance, tmp_path)
+    history = History(writes_again=storage.bucket is not None)
+    ordeal = Ordeal(Victim(tmp_path, storage, workers), world, chance, tmp_path, history)
     sys.stdout.write(f"seed {seed}\n")
     with ordeal.running():
         yield ordeal
