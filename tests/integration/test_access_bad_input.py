@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -344,9 +345,10 @@ def test_guessing_is_slowed_down(tmp_path: Path) -> None:
 
 def test_logins_do_not_hold_up_requests(tmp_path: Path) -> None:
     """Passwords are computed beside the event loop: probes are answered meanwhile."""
+    costly = bcrypt.hashpw(b"other's", bcrypt.gensalt(13)).decode()
     with by_password(tmp_path) as place:
         (tmp_path / "htpasswd").write_text(
-            "other:$2b$13$" + "a" * 53 + "\n" + (tmp_path / "htpasswd").read_text()
+            f"other:{costly}\n" + (tmp_path / "htpasswd").read_text()
         )
         time.sleep(1.2)
 
@@ -358,6 +360,6 @@ def test_logins_do_not_hold_up_requests(tmp_path: Path) -> None:
             answered = 0
             while not all(future.done() for future in guessing):
                 assert place.client.get(f"{place.url}/healthz").status_code == 200
-                answered += 1
-        # One of these takes a second: nothing would have been answered in between.
-        assert answered > 3
+                answered += not any(future.done() for future in guessing)
+        # On the event loop nothing would be answered before the first of them is.
+        assert answered > 0
