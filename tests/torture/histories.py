@@ -56,9 +56,9 @@ class History:
         counts: How often each sort of request was answered, by method and status.
         hollow: Tags that a push which was cut short left as garbage: a folder without a link. They
             are listed, can't be read, and can be deleted.
-        writes_again: Whether a push that meets a deletion may write its tag once more before it is
-            answered. Over a bucket, where pushes take no lock, the tag may then show, be deleted,
-            and show again.
+        writes_again: Whether a push may write its manifest and tag once more before it is answered.
+            Over a bucket pushes take no lock, and do so when they meet a deletion anywhere in the
+            repository: a tag may then show, be deleted or replaced, and show again.
     """
 
     writes_again: bool = False
@@ -140,7 +140,7 @@ class History:
             listed = self._listed.get(key, [])
             if key.thing is Thing.TAG and self.may_be_hollow(key):
                 operations, listed = [_also_of_nothing(found) for found in operations], []
-            if key.thing is Thing.TAG and self.writes_again:
+            if key.thing is not Thing.BLOB and self.writes_again:
                 operations = operations + _written_again(operations)
             seen = operations + _not_being_written(listed, operations)
             count += len(seen)
@@ -194,18 +194,11 @@ def _also_of_nothing(operation: Operation) -> Operation:
 
 
 def _written_again(operations: list[Operation]) -> list[Operation]:
-    """Return a second write, which may have happened, for each that met a deletion."""
-    deletions = [found for found in operations if found.note.startswith("DELETE ")]
+    """Return a second write, which may have happened, for each."""
     return [
         replace(write, is_certain=False)
         for write in operations
-        if write.kind is Kind.WRITE
-        and write.value is not None
-        and any(
-            found.began <= write.ended and write.began <= found.ended
-            for found in deletions
-            if found is not write
-        )
+        if write.kind is Kind.WRITE and write.value is not None
     ]
 
 
