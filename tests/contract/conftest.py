@@ -22,7 +22,7 @@ from alauda_registry.storage.timed import TimedDriver
 from tests.parts import s3
 from tests.parts.fake_bucket import BUCKET, FakeBucket, FakeTransport
 from tests.parts.tools import require
-from tests.unit.storage.claiming import claimed
+from tests.unit.storage.directory.claiming import claimed
 
 FAKE = "fake bucket"
 

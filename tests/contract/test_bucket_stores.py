@@ -323,10 +323,15 @@ async def test_tags_and_names_are_listed_in_their_orders(replicas: Replicas) -> 
             manifest, digest, tags
         )
 
-    listed = await replicas.other.repository(RepositoryName.parse("a")).tags.page(limit=None)
+    store = replicas.other.repository(RepositoryName.parse("a")).tags
+    listed = await store.page(limit=None)
+    pages = [await store.page(after=after, limit=2) for after in ("", "1", "1.20", "a")]
     catalog = await replicas.other.catalog(limit=3)
     rest = await replicas.other.catalog(after=catalog.names[-1], limit=3)
 
     assert listed.names == sorted(tags)
+    assert [page.names for page in pages] == [["1", "1.2"], ["1.2", "1.2-rc"], ["Z", "_"], []]
+    assert [page.more for page in pages] == [True, True, False, False]
+    assert await store.pointing_to(digest) == sorted(tags)
     assert [*catalog.names, *rest.names] == ["a", "a/b", "a/b-c", "a-b", "a.b"]
     assert (catalog.more, rest.more) == (True, False)

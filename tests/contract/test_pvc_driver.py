@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
-from alauda_registry.storage.claims import Claim, NotMounted
+from alauda_registry.storage.directory.claims import Claim, NotMounted
 from alauda_registry.storage.driver import (
     Capacity,
     Ensure,
@@ -23,7 +23,7 @@ from alauda_registry.storage.driver import (
 )
 from alauda_registry.storage.drivers.pvc import PVCDriver
 from tests.contract.conftest import assert_nothing_is_left, files_being_made
-from tests.unit.storage.claiming import claimed, line
+from tests.unit.storage.directory.claiming import claimed, line
 
 pytestmark = pytest.mark.anyio
 

@@ -23,9 +23,12 @@ from tests.integration.buckets import assert_nothing_dangles
 from tests.integration.volumes import connected, digest_of
 from tests.parts import registry, s3, toxics
 from tests.parts.processes import wait_until
-from tests.parts.tools import require
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("one_server_in_short"),
+]
 
 OPERATIONS = (
     *("GetObject", "HeadObject", "PutObject", "CopyObject", "DeleteObject", "DeleteObjects"),
@@ -62,10 +65,12 @@ class Trouble:
     Attributes:
         toxic: What it is; None when the server is away.
         statuses: What clients are answered with.
+        spares_some: Whether it does not concern every step.
     """
 
     toxic: Toxic | None
     statuses: tuple[int, ...] = (503,)
+    spares_some: bool = False
 
 
 LASTING = {
@@ -81,7 +86,8 @@ LASTING_LONG = {
     "internal error": Trouble(toxics.Refusal(500, "InternalError")),
     "bad gateway": Trouble(toxics.Refusal(502, "")),
     "reset": Trouble(toxics.Reset()),
-    "answers are cut": Trouble(toxics.CutAnswer(0)),
+    # The answers to a push of a small blob have no bodies that could be cut.
+    "answers are cut": Trouble(toxics.CutAnswer(0), spares_some=True),
     "noise": Trouble(toxics.GarbledHead()),
     "silence": Trouble(toxics.Silence()),
 }
@@ -116,7 +122,7 @@ class Spoiled:
     def end_well(self) -> None:
         """See that all is well again."""
         self.proxy.clear()
-        wait_until(self.is_ready, "the registry to be ready again", 20)
+        wait_until(self.is_ready, "the registry to be ready again")
         failed = {name: why for name, why in self.attempt_all(at_once=False).items() if why}
         assert failed == {}
         self.journey.assert_all_is_there()
@@ -207,12 +213,10 @@ def test_bytes_of_others_are_never_taken_for_the_right_ones(
 
 @pytest.mark.parametrize("name", [*LASTING, *LASTING_LONG])
 def test_what_lasts_is_told_and_ends_by_itself(
-    name: str, start_s3: Callable[[s3.Kind], s3.S3Server], tmp_path: Path, is_long: bool
+    name: str, bucket: s3.Bucket, tmp_path: Path, is_long: bool
 ) -> None:
-    if name in LASTING_LONG and not is_long:
+    if not is_long and name in LASTING_LONG:
         pytest.skip("takes long, and is one of many: make torture has it")
-    require("versitygw")
-    bucket = start_s3("versitygw").create_bucket()
     trouble = (LASTING | LASTING_LONG)[name]
     with spoiled(bucket, tmp_path) as registry_:
         if trouble.toxic is None:
@@ -222,12 +226,15 @@ def test_what_lasts_is_told_and_ends_by_itself(
             registry_.proxy.add(trouble.toxic)
             see_trouble(registry_, trouble)
         registry_.end_well()
-    bucket.remove()
 
 
 def see_trouble(registry_: Spoiled, trouble: Trouble) -> None:
     """Ask for everything while it lasts."""
-    for step, failed in registry_.attempt_all(at_once=True).items():
+    attempts = registry_.attempt_all(at_once=True)
+    assert any(attempts.values())
+    for step, failed in attempts.items():
+        if failed is None and trouble.spares_some:
+            continue
         assert failed is not None, f"{step}: nothing was wrong"
         assert failed.answer is not None, str(failed)
         assert failed.answer.status_code in trouble.statuses, str(failed)

@@ -1,4 +1,9 @@
-"""No operation costs more requests to S3 than it costs distribution, counted in the same test."""
+"""No operation costs more requests to S3 than it costs distribution, counted in the same test.
+
+The first page of a very long list may cost one more, for its order: a bucket has ``team-a/`` and
+``1.0/`` before ``team/`` and ``1/``, and distribution lists them so, too. Where more than a page of
+a listing begins with ``team-``, that page can't tell whether there is ``team``, which is first.
+"""
 
 from pathlib import Path
 
@@ -12,7 +17,13 @@ from conformance.benchmarks.scenarios import bucket_requests
 from conformance.benchmarks.servers import Ours, Peer
 from tests.parts.tools import require
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+FOR_THE_ORDER = {
+    f"first page of {bucket_requests.PAGE} tags": 1,
+    f"first page of {bucket_requests.PAGE} repositories": 1,
+}
+"""Of 10 000 tags and of 2 000 repositories; none where a page of the listing has them all."""
 
 
 def test_ours_never_asks_more_of_s3_than_distribution(tmp_path: Path, is_long: bool) -> None:
@@ -23,7 +34,7 @@ def test_ours_never_asks_more_of_s3_than_distribution(tmp_path: Path, is_long: b
         content=content,
         rounds=1,
         seconds=1,
-        # A list of 100 tags in place of 10 000, which take a minute to make and to list.
+        # A list of 300 tags in place of 10 000, which take a minute to make and to list.
         quick=not is_long,
         ours=Ours(),
         peer=Peer(),
@@ -38,7 +49,8 @@ def test_ours_never_asks_more_of_s3_than_distribution(tmp_path: Path, is_long: b
     more = {
         what: (dict(by_server[in_buckets.ours]), dict(by_server[in_buckets.peer]))
         for what, by_server in found.items()
-        if by_server[in_buckets.ours].total() > by_server[in_buckets.peer].total()
+        if by_server[in_buckets.ours].total()
+        > by_server[in_buckets.peer].total() + (FOR_THE_ORDER.get(what, 0) if is_long else 0)
     }
     assert more == {}
     # A count of nothing would pass, too.

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from alauda_registry.server.buckets import check_bucket
-from alauda_registry.server.settings import CannotStart, Settings
-from alauda_registry.server.sources import load_settings
+from alauda_registry.server.configuration.settings import Settings
+from alauda_registry.server.configuration.sources import load_settings
+from alauda_registry.server.opening.buckets import check_bucket
+from alauda_registry.serving.starting import CannotStart
 from tests.parts import s3
 from tests.parts.processes import free_port
 from tests.parts.tools import require

@@ -109,7 +109,7 @@ def test_a_file_system_that_is_filled_to_the_last_byte(
             retagged = client.put("/v2/app/manifests/latest", content=content, headers=headers)
             assert error_of(retagged) == full
             assert claim.free() == 0
-        wait_until(lambda: full_to_the_last_byte(client), "the probe to say so", 20)
+        wait_until(lambda: full_to_the_last_byte(client), "the probe to say so")
         probe = ready(client)
 
         # Pulls go on.
@@ -130,7 +130,7 @@ def test_a_file_system_that_is_filled_to_the_last_byte(
         pusher.image("app", "new")
         pusher.image("new/name", "latest")
         pusher.blob("app", LARGE[1:])
-        wait_until(lambda: ready(client)["status"] == "ready", "the probe to say so", 20)
+        wait_until(lambda: ready(client)["status"] == "ready", "the probe to say so")
         pusher.volume.blobs["app", digest_of(LARGE)] = LARGE
         pusher.volume.gone.remove(f"/v2/app/blobs/{digest_of(LARGE)}")
         assert_served(client, pusher.volume)
@@ -156,7 +156,7 @@ def test_the_reserve_is_for_deletes(claim: MountedClaim, tmp_path: Path) -> None
         session = pusher.start("app")
         reserve = claim.size() // 10
         claim.fill(leave=reserve + 2 * MIB)
-        wait_until(lambda: ready(client)["storage"]["free"] < 9 * MIB, "the probe", 20)
+        wait_until(lambda: ready(client)["storage"]["free"] < 9 * MIB, "the probe")
         probe = ready(client)
         free = claim.free()
 
@@ -167,7 +167,7 @@ def test_the_reserve_is_for_deletes(claim: MountedClaim, tmp_path: Path) -> None
         claim.fill(leave=reserve - 64 * 1024)
         small = client.patch(session, content=b"x")
         begun = client.post("/v2/app/blobs/uploads/")
-        wait_until(lambda: ready(client)["status"] == "degraded", "the probe to say so", 20)
+        wait_until(lambda: ready(client)["status"] == "degraded", "the probe to say so")
         full = ready(client)
         pusher.delete(f"/v2/app/manifests/{doomed}")
         pusher.volume.manifests.pop(("app", doomed))
@@ -247,7 +247,7 @@ def test_a_claim_that_is_enlarged_takes_pushes_again(tmp_path: Path) -> None:
         refused = client.post("/v2/app/blobs/uploads/")
         claim.grow(192 * MIB)
         pusher.blob("app", LARGE)
-        wait_until(lambda: ready(client)["storage"]["reserved"] > 2 * reserve, "the probe", 20)
+        wait_until(lambda: ready(client)["storage"]["reserved"] > 2 * reserve, "the probe")
         assert ready(client)["status"] == "ready"
         assert_served(client, pusher.volume)
 
@@ -403,13 +403,13 @@ def test_a_claim_that_is_unmounted_is_noticed_and_followed_when_it_comes_back(
 
         # Until it is noticed, what is acknowledged has to be there afterwards.
         acknowledged = push_until_refused(pusher)
-        wait_until(lambda: ready(client)["code"] == 503, "the probe to fail", 20)
+        wait_until(lambda: ready(client)["code"] == 503, "the probe to fail")
         gone = ready(client)
         assert client.post("/v2/app/blobs/uploads/").status_code == 503
         assert list(disk.path.iterdir()) == []
 
         disk.mount()
-        wait_until(lambda: is_ready_everywhere(server.url), "the probe to succeed", 30)
+        wait_until(lambda: is_ready_everywhere(server.url), "the probe to succeed")
         pusher.image("app", "after")
         assert_served(client, pusher.volume)
         assert server.workers() == workers
@@ -454,7 +454,7 @@ def test_a_copy_in_the_place_of_the_claim_is_not_written_to(
         if place == "other mount":
             run("mount", "-t", "tmpfs", "-o", "size=16m", "none", disk.path)
         shutil.copytree(copy, disk.path, dirs_exist_ok=True)
-        wait_until(lambda: ready(client)["code"] == 503, "the probe to fail", 20)
+        wait_until(lambda: ready(client)["code"] == 503, "the probe to fail")
         refused = [client.post("/v2/app/blobs/uploads/").status_code for _ in range(5)]
         time.sleep(1.5)
         refused.append(client.post("/v2/app/blobs/uploads/").status_code)
@@ -464,7 +464,7 @@ def test_a_copy_in_the_place_of_the_claim_is_not_written_to(
         else:
             shutil.rmtree(disk.path / "_driver")
         disk.mount()
-        wait_until(lambda: is_ready_everywhere(server.url), "the probe to succeed", 30)
+        wait_until(lambda: is_ready_everywhere(server.url), "the probe to succeed")
         pusher.image("app", "after")
         assert_served(client, pusher.volume)
 

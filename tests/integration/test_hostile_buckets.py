@@ -27,6 +27,8 @@ FOREIGN = [
     f"{TREE}/repositories/Upper/_manifests/tags/1/current/link",
     f"{TREE}/repositories/app/_manifests/tags/tab\tin it/current/link",
     f"{TREE}/repositories/app/_manifests/tags/ünïcode/current/link",
+    f"{TREE}/repositories/app/_manifests/tags/a b+c%20d/current/link",
+    f"{TREE}/repositories/{'long/' * 150}_manifests/tags/1/current/link",
     f"{TREE}/repositories/app/_manifests/tags/latest/current/link.tmp",
     f"{TREE}/repositories/app/_layers/sha256/short/link",
     f"{TREE}/repositories/app/_uploads/not-an-id/startedat",
@@ -35,6 +37,15 @@ FOREIGN = [
     "a/" * 120 + "deep",
     "<&>\"'",
 ]
+UNWRITABLE = [
+    f"{TREE}/repositories/\x01/_manifests/tags/1/current/link",
+    f"{TREE}/repositories/app/_manifests/tags/v1.0/\x02",
+    f"{TREE}/repositories/app/_manifests/tags/\x02/current/link",
+    f"{TREE}/repositories/app/_uploads/\x1f/data",
+    f"{TREE}/repositories/app/_manifests/tags/\ufffe/current/link",
+]
+"""Keys that XML can't carry. AWS and MinIO encode them when they are asked to; versitygw has other
+keys in its listings then, so that they can't be told there."""
 
 
 @contextmanager
@@ -78,6 +89,30 @@ def test_what_others_keep_in_the_bucket_is_left_alone_and_in_nobodys_way(
         keys = bucket.keys()
         assert [key for key in FOREIGN if key not in keys] == []
         assert left in bucket.uploads()
+
+
+def test_keys_that_can_not_be_written_down_are_in_nobodys_way(
+    bucket: s3.Bucket, tmp_path: Path
+) -> None:
+    try:
+        with served(bucket, tmp_path) as (client, _):
+            pusher = Pusher(client)
+            for name in ("app", "a/b"):
+                pusher.image(name, "latest", "v1.0")
+            for key in UNWRITABLE:
+                bucket.write(key, b"of somebody else")
+
+            assert_served(client, pusher.volume)
+            assert client.get("/v2/_catalog").json()["repositories"] == ["a/b", "app"]
+            assert client.get("/v2/app/tags/list").json()["tags"] == ["latest", "v1.0"]
+            assert client.get("/v2/app/tags/list?n=1").json()["tags"] == ["latest"]
+            if bucket.server.kind == "minio":
+                # With what somebody else keeps in the folder of the tag.
+                pusher.delete("/v2/app/manifests/v1.0")
+                assert client.get("/v2/app/tags/list").json()["tags"] == ["latest"]
+    finally:
+        for key in UNWRITABLE:
+            bucket.client.delete_object(Bucket=bucket.name, Key=key)
 
 
 def test_a_listing_of_many_pages_is_whole_and_asks_for_each_page_once(

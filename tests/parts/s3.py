@@ -27,6 +27,9 @@ from tests.parts.tools import find
 Kind = Literal["versitygw", "minio"]
 
 KINDS: tuple[Kind, ...] = ("versitygw", "minio")
+IN_SHORT: Kind = "versitygw"
+"""The one that long proofs have in ``make test``; in ``make torture`` they have all."""
+
 REGION = "us-east-1"
 ACCESS_KEY = "registry"
 SECRET_KEY = "a-secret-of-the-tests"
@@ -95,6 +98,12 @@ class Bucket:
     def write(self, key: str, content: bytes) -> None:
         """Make or replace an object."""
         self.client.put_object(Bucket=self.name, Key=key, Body=content)
+
+    def copy(self, other: "Bucket") -> None:
+        """Make the objects of another bucket of the same server."""
+        for key in other.sizes():
+            source = {"Bucket": other.name, "Key": key}
+            self.client.copy_object(Bucket=self.name, Key=key, CopySource=source)
 
     def delete(self, *keys: str) -> None:
         """Delete objects; those that are not there do not matter."""

@@ -20,7 +20,7 @@ from alauda_registry.oci.reference import RepositoryName, Tag
 from alauda_registry.storage.drivers.inmemory import InMemoryDriver
 from alauda_registry.storage.fsck.findings import Severity
 from alauda_registry.storage.repositories import Registry, Repository
-from tests.unit.storage.checking import check
+from tests.unit.storage.fsck.checking import check
 from tests.unit.storage.pushing import EMPTY, descriptor, image, index, piece, push_blob, put
 from tests.unit.storage.watching import DawdlingDriver
 

@@ -9,6 +9,7 @@ from unittest.mock import patch
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.reference import Tag
 from alauda_registry.storage import locks, paths
+from alauda_registry.storage.bucket_tags import BucketTagStore
 from alauda_registry.storage.content import read_link
 from alauda_registry.storage.driver import ObjectStore, Stage, Unreachable
 from alauda_registry.storage.drivers.s3.client import S3Client
@@ -16,14 +17,13 @@ from alauda_registry.storage.drivers.s3.direct import DirectWriter
 from alauda_registry.storage.drivers.s3.driver import S3Driver
 from alauda_registry.storage.drivers.s3.locks import Locks
 from alauda_registry.storage.drivers.s3.reading import SharedReads
-from alauda_registry.storage.tags import TagStore
 from tests.torture.programs import Action, Program
 from tests.torture.replicas_of_bucket import NO_TROUBLE, Trouble
 
 _publish = S3Driver.publish
 _put = S3Client.put
 _read = SharedReads.read
-_pointing_to = TagStore.pointing_to
+_pointing_to = BucketTagStore.pointing_to
 
 
 def links_first() -> AbstractContextManager[Any]:
@@ -68,22 +68,22 @@ def deletions_unnoticed() -> AbstractContextManager[Any]:
 def tags_forgotten() -> AbstractContextManager[Any]:
     """Deleting a manifest leaves the tags that point to it."""
 
-    async def pointing_to(self: TagStore, digest: Digest) -> list[Tag]:
+    async def pointing_to(self: BucketTagStore, digest: Digest) -> list[Tag]:
         return []
 
-    return patch.object(TagStore, "pointing_to", pointing_to)
+    return patch.object(BucketTagStore, "pointing_to", pointing_to)
 
 
 def tags_seen_once() -> AbstractContextManager[Any]:
     """Deleting a manifest does not look for tags again when it is gone."""
 
-    async def pointing_to(self: TagStore, digest: Digest) -> list[Tag]:
+    async def pointing_to(self: BucketTagStore, digest: Digest) -> list[Tag]:
         revision = paths.revision_link(self._name, digest)
         if await read_link(self._driver, revision) is None:
             return []
         return await _pointing_to(self, digest)
 
-    return patch.object(TagStore, "pointing_to", pointing_to)
+    return patch.object(BucketTagStore, "pointing_to", pointing_to)
 
 
 def links_remembered() -> AbstractContextManager[Any]:
@@ -118,6 +118,7 @@ def locks_ignored() -> AbstractContextManager[Any]:
 
 
 PUSH = Action("push", 0, 0, 1)
+PUSH_TWO_TAGS = Action("push", 0, 0, 3)
 DELETE = Action("delete manifest", 0, 0, 0)
 _RACE = ((PUSH,), (DELETE, PUSH), (DELETE,))
 _TURNS = ((DELETE, PUSH, DELETE, PUSH), (DELETE, PUSH, DELETE))
@@ -154,7 +155,7 @@ MUTATIONS = (
         ((Action("push blob", 1, 1, 2),),),
         Trouble(refused=0.7),
     ),
-    Mutation(deletions_unnoticed, 0, ((PUSH,), (DELETE,))),
+    Mutation(deletions_unnoticed, 0, ((PUSH_TWO_TAGS,), (DELETE,))),
     Mutation(tags_forgotten, 0, _RACE),
     Mutation(links_remembered, 0, _TURNS),
     Mutation(conditions_ignored, 0, _RACE),

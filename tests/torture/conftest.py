@@ -1,13 +1,14 @@
 """What the proofs share: a folder in memory, and a place for figures at the end of the run."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
 _MEMORY = Path("/dev/shm")
-_FIGURES = pytest.StashKey[list[str]]()
+_FIGURE = "figure"
 
 
 @pytest.fixture
@@ -21,16 +22,21 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Say something at the end of the run."""
-    return pytestconfig.stash.setdefault(_FIGURES, []).append
+    return partial(record_property, _FIGURE)
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    figures = config.stash.get(_FIGURES, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    figures = [
+        text
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, text in report.user_properties
+        if name == _FIGURE
+    ]
     if figures:
         terminalreporter.section("figures")
         for figure in figures:
-            terminalreporter.line(figure)
+            terminalreporter.line(str(figure))

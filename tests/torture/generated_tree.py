@@ -24,7 +24,7 @@ from alauda_registry.storage.fsck.check import Check
 from alauda_registry.storage.fsck.files import BATCH, File, Outcome
 from alauda_registry.storage.fsck.tree import Tree
 from alauda_registry.storage.fsck.verdicts import Rules
-from tests.unit.storage.checking import SilentWatcher
+from tests.unit.storage.fsck.checking import SilentWatcher
 
 T = TypeVar("T")
 

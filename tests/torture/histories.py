@@ -56,9 +56,9 @@ class History:
         counts: How often each sort of request was answered, by method and status.
         hollow: Tags that a push which was cut short left as garbage: a folder without a link. They
             are listed, can't be read, and can be deleted.
-        writes_again: Whether a push may write its manifest and tag once more before it is answered.
-            Over a bucket pushes take no lock, and do so when they meet a deletion anywhere in the
-            repository: a tag may then show, be deleted or replaced, and show again.
+        writes_again: Whether a push that meets the deletion of a manifest of its repository may
+            lose its tag, and write tag and manifest again, until it is answered. Over a bucket
+            pushes take no lock, and do so.
     """
 
     writes_again: bool = False
@@ -141,7 +141,8 @@ class History:
             if key.thing is Thing.TAG and self.may_be_hollow(key):
                 operations, listed = [_also_of_nothing(found) for found in operations], []
             if key.thing is not Thing.BLOB and self.writes_again:
-                operations = operations + _written_again(operations)
+                deletions = self._deletions(key.repository)
+                operations = _written_again(key, operations, deletions)
             seen = operations + _not_being_written(listed, operations)
             count += len(seen)
             contradiction, final = check(seen, after.get(key, _NOTHING))
@@ -149,6 +150,16 @@ class History:
             if contradiction is not None:
                 contradictions[key] = contradiction
         return Verdict(contradictions, after, count, len(after))
+
+    def _deletions(self, repository: str) -> list[Operation]:
+        """Return the deletions of manifests of a repository; one that finds none is one, too."""
+        return [
+            found
+            for key, operations in self._operations.items()
+            if key.thing is Thing.MANIFEST and key.repository == repository
+            for found in operations
+            if found.note.lower().startswith("delete ")
+        ]
 
     def _add(
         self,
@@ -193,13 +204,28 @@ def _also_of_nothing(operation: Operation) -> Operation:
     return replace(operation, kind=Kind.WRITE, value=None)
 
 
-def _written_again(operations: list[Operation]) -> list[Operation]:
-    """Return a second write, which may have happened, for each."""
-    return [
-        replace(write, is_certain=False)
-        for write in operations
-        if write.kind is Kind.WRITE and write.value is not None
-    ]
+def _written_again(
+    key: Key, operations: list[Operation], deletions: list[Operation]
+) -> list[Operation]:
+    """Let writes show before they count once they have met the deletion of a manifest.
+
+    The tag may be gone in between: because it was deleted with another manifest, that it pointed to
+    when this was looked at, or because the very manifest was deleted before the tag was written.
+    """
+    gone = _NOTHING if key.thing is Thing.TAG else frozenset[Value]()
+    found = []
+    for operation in operations:
+        met = [
+            deletion.began
+            for deletion in deletions
+            if deletion.began <= operation.ended and deletion.ended >= operation.began
+        ]
+        if met and operation.kind is Kind.WRITE and operation.value is not None:
+            shows = gone | {operation.value}
+            found.append(replace(operation, shows=shows, shows_from=min(met)))
+        else:
+            found.append(operation)
+    return found
 
 
 def _not_being_written(listed: list[Operation], operations: list[Operation]) -> list[Operation]:

@@ -60,6 +60,9 @@ class Operation:
         value: What it does that with.
         is_certain: Whether it was acknowledged. One that was not may have happened.
         note: Who did it and where, for whoever reads a failure.
+        shows: What a write may let the register hold before its effect, any number of times and in
+            any order.
+        shows_from: From when on.
     """
 
     began: float
@@ -68,10 +71,13 @@ class Operation:
     value: Value = None
     is_certain: bool = True
     note: str = ""
+    shows: frozenset[Value] = frozenset()
+    shows_from: float = 0.0
 
     @override
     def __str__(self) -> str:
         doubt = "" if self.is_certain else " (not acknowledged)"
+        doubt += f" (shows from {self.shows_from:.6f} on)" if self.shows else ""
         value = "" if self.value is None and self.kind is not Kind.READ else f" {self.value}"
         return f"{self.began:.6f} {self.ended:.6f} {self.kind.value}{value}{doubt} {self.note}"
 
@@ -192,7 +198,7 @@ class _Search:
     def end(self, number: int) -> bool:
         """Keep what explains an answer, and tell whether anything does."""
         bit = self._bits.pop(number)
-        explained = self._explained(bit)
+        explained = self._explained(bit, self._under_way[bit].ended)
         del self._under_way[bit]
         self._writes &= ~bit
         self._free.append(bit)
@@ -204,7 +210,7 @@ class _Search:
             self.configurations = _Configurations(left)
         return bool(left)
 
-    def _explained(self, wanted: int) -> list[_Configuration]:
+    def _explained(self, wanted: int, now: float) -> list[_Configuration]:
         """Let operations take effect, in any order, until the wanted one is over."""
         explained = []
         is_look = self._under_way[wanted].kind in _LOOKS
@@ -220,9 +226,10 @@ class _Search:
             for bit, operation in self._under_way.items():
                 if found.used & bit:
                     continue
-                reached = self._after(found, bit, operation)
-                if reached is not None and seen.add(reached):
-                    pending.append(reached)
+                reached = list(self._before(found, bit, operation, now))
+                if (after := self._after(found, bit, operation)) is not None:
+                    reached.append(after)
+                pending += filter(seen.add, reached)
         return explained
 
     def _after(
@@ -241,10 +248,27 @@ class _Search:
         satisfied = found.satisfied | bit
         if operation.kind is not Kind.REMOVE_IF:
             satisfied |= self._writes
-        for other, look in self._under_way.items():
-            if not satisfied & other and _is_satisfied(look, held):
-                satisfied |= other
-        return _Configuration(held, satisfied, found.used | bit)
+        return self._look(_Configuration(held, satisfied, found.used | bit))
+
+    def _before(
+        self, found: _Configuration, bit: int, operation: Operation, now: float
+    ) -> Iterator[_Configuration]:
+        """Yield what a write may let it hold for a while; its effect is still to come."""
+        if operation.shows_from > now:
+            return
+        for held in operation.shows:
+            satisfied = found.satisfied | self._writes
+            if operation.is_certain and held != operation.value:
+                satisfied &= ~bit
+            yield self._look(_Configuration(held, satisfied, found.used))
+
+    def _look(self, found: _Configuration) -> _Configuration:
+        """Let those look who are about to."""
+        satisfied = found.satisfied
+        for bit, operation in self._under_way.items():
+            if not satisfied & bit and _is_satisfied(operation, found.held):
+                satisfied |= bit
+        return found._replace(satisfied=satisfied)
 
 
 def _is_satisfied(operation: Operation, held: Value) -> bool:

@@ -3,6 +3,7 @@
 A mistake is either that syncing some path has no effect, or one of those in ``planting.py``.
 """
 
+import random
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -198,3 +199,15 @@ def _mistaken_for_durable() -> Iterator[Mutation]:
 
 
 MUTATIONS = (*_unsynced(), *_misordered(), *_mistaken_for_durable())
+
+
+def programs_of_mutations(orders: int | None = None) -> list[Program]:
+    """Return the programs in which mistakes are found.
+
+    Args:
+        orders: Of those that are there in many orders, so many that a die says; without, all.
+    """
+    found: set[Program] = set()
+    for programs in dict.fromkeys(mutation.programs for mutation in MUTATIONS):
+        found |= set(random.sample(programs, min(orders or len(programs), len(programs))))
+    return sorted(found, key=repr)

@@ -27,7 +27,7 @@ otherwise (``data=writeback``), and may all the same leave a file that was never
 An NFS server has to have made a name durable before it answers, and bytes with COMMIT, which
 ``fsync`` sends; what it promises is what the file system below it keeps. POSIX promises less
 than all of them: what is not synced may be anything. So this model is the one for which
-``storage/driver.py`` and ``storage/durability.py`` are written.
+``storage/driver.py`` and ``storage/directory/durability.py`` are written.
 
 Not modelled: disks that acknowledge a flush and do not do it, bytes that were durable and rot,
 and an ``fsync`` that fails (``tests/integration/test_disk_trouble.py``).

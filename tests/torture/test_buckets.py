@@ -22,7 +22,7 @@ from tests.torture.bucket_proof import (
     run,
     start,
 )
-from tests.torture.mutations import MUTATIONS
+from tests.torture.mutations import programs_of_mutations
 from tests.torture.programs import Program, programs
 from tests.torture.promises import Broken
 from tests.torture.replicas_of_bucket import NO_TROUBLE, Trouble, small_parts
@@ -36,7 +36,7 @@ TROUBLES = (
     Trouble(lost=0.02, stalled=0.02, deadly=0.01),
 )
 
-DIRECTED = sorted({program for mutation in MUTATIONS for program in mutation.programs}, key=repr)
+DIRECTED = programs_of_mutations()
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_tags_of_pushes_that_died_are_left_only_by_a_deletion_that(
     looks_again: bool, expected: bool
 ) -> None:
     """Pushes that do not look for deletions end as those that die before they do."""
-    clients = ((bucket_mutations.PUSH,), (bucket_mutations.DELETE,))
+    clients = ((bucket_mutations.PUSH_TWO_TAGS,), (bucket_mutations.DELETE,))
     plant = nullcontext if looks_again else bucket_mutations.tags_seen_once
     start.cache_clear()
     try:

@@ -12,7 +12,7 @@ from tests.integration.volumes import digest_of
 from tests.parts import registry
 from tests.torture.asking import Asker
 from tests.torture.checking import Books
-from tests.torture.histories import Claim, History, Key, Thing
+from tests.torture.histories import HERE, Claim, History, Key, Thing
 from tests.torture.linearizability import Kind
 from tests.torture.load import Client
 from tests.torture.talking import Line
@@ -182,27 +182,54 @@ def data_of(root: Path, digest: str) -> Path:
     return root / BLOBS / encoded[:2] / encoded / "data"
 
 
+TAG = Key(Thing.TAG, "team/app", "v1")
+MANIFEST = Key(Thing.MANIFEST, "team/app", "sha256:b")
+
+
 @pytest.mark.parametrize(
-    ("writes_again", "seen_at", "is_explained"),
+    ("writes_again", "deleted", "seen_at", "is_explained"),
     [
-        pytest.param(False, 7.0, False, id="in a folder a push writes once"),
-        pytest.param(True, 7.0, True, id="in a bucket it may write again before it is answered"),
-        pytest.param(True, 11.0, False, id="and never after that"),
+        pytest.param(False, 0, 7.0, False, id="in a folder a push writes once"),
+        pytest.param(True, 0, 7.0, True, id="in a bucket it writes again what a deletion took"),
+        pytest.param(True, 0, 11.0, False, id="and never after it was answered"),
+        pytest.param(True, -9, 7.0, False, id="nor if the deletion was over before it began"),
+        pytest.param(True, None, 7.0, False, id="nor without the deletion of a manifest"),
     ],
 )
-def test_a_tag_that_shows_again_after_its_deletion(
-    writes_again: bool, seen_at: float, is_explained: bool
+@pytest.mark.parametrize("is_tag_deleted", [True, False])
+def test_a_tag_that_is_gone_and_shows_again(
+    *,
+    writes_again: bool,
+    deleted: float | None,
+    seen_at: float,
+    is_explained: bool,
+    is_tag_deleted: bool,
 ) -> None:
-    """A push from 1 to 9 is seen at 2, deleted from 3 to 4, gone at 5, and there again."""
+    """A push from 1 to 9 is seen at 2, gone at 5, and there again; a manifest is deleted."""
     history = History(writes_again=writes_again)
-    tag = Key(Thing.TAG, "team/app", "v1")
-    history.acknowledged("PUT v1", 1, 9, [Claim(tag, Kind.WRITE, "sha256:a")])
-    history.acknowledged("GET v1", 2, 2.5, [Claim(tag, Kind.READ, "sha256:a")])
-    history.acknowledged("DELETE v1", 3, 4, [Claim(tag, Kind.REMOVE)])
-    history.acknowledged("GET v1", 5, 5.5, [Claim(tag, Kind.READ, None)])
+    history.acknowledged("PUT v1", 1, 9, [Claim(TAG, Kind.WRITE, "sha256:a")])
+    history.acknowledged("GET v1", 2, 2.5, [Claim(TAG, Kind.READ, "sha256:a")])
+    if is_tag_deleted:
+        history.acknowledged("DELETE v1", 3, 4, [Claim(TAG, Kind.REMOVE)])
+    if deleted is not None:
+        history.attempted("PUT b", -99, -98, [Claim(MANIFEST, Kind.WRITE, HERE)])
+        claims = [Claim(MANIFEST, Kind.REMOVE), Claim(TAG, Kind.REMOVE_IF, "sha256:b")]
+        history.acknowledged("DELETE b", deleted, deleted + 1, claims)
+    history.acknowledged("GET v1", 5, 5.1, [Claim(TAG, Kind.READ, None)])
     if seen_at > 9:
         # It is gone when everybody has been answered, and nothing may bring it back.
-        history.acknowledged("GET v1", 10, 10.5, [Claim(tag, Kind.READ, None)])
-    history.acknowledged("GET v1", seen_at, seen_at + 0.5, [Claim(tag, Kind.READ, "sha256:a")])
+        history.acknowledged("GET v1", 10, 10.5, [Claim(TAG, Kind.READ, None)])
+    history.acknowledged("GET v1", seen_at, seen_at + 0.5, [Claim(TAG, Kind.READ, "sha256:a")])
 
     assert (history.check().contradictions == {}) is is_explained
+
+
+def test_a_tag_that_is_gone_when_its_push_was_answered() -> None:
+    history = History(writes_again=True)
+    history.attempted("PUT b", -99, -98, [Claim(MANIFEST, Kind.WRITE, HERE)])
+    history.acknowledged("PUT v1", 1, 9, [Claim(TAG, Kind.WRITE, "sha256:a")])
+    history.acknowledged("DELETE b", 2, 3, [Claim(MANIFEST, Kind.REMOVE)])
+    history.acknowledged("GET v1", 8, 8.5, [Claim(TAG, Kind.READ, "sha256:a")])
+    history.acknowledged("GET v1", 10, 11, [Claim(TAG, Kind.READ, None)])
+
+    assert history.check().contradictions.keys() == {TAG}

@@ -4,7 +4,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from itertools import permutations
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -21,6 +21,13 @@ def certain(began: float, ended: float, kind: Kind, value: Value = None) -> Oper
 
 def maybe(began: float, ended: float, kind: Kind, value: Value = None) -> Operation:
     return Operation(began, ended, kind, value, is_certain=False)
+
+
+def shows(
+    began: float, ended: float, *values: Value, since: float = 0, value: Value = "a"
+) -> Operation:
+    shown = frozenset(values)
+    return Operation(began, ended, WRITE, value, shows=shown, shows_from=since)
 
 
 POSSIBLE = {
@@ -84,6 +91,21 @@ POSSIBLE = {
         certain(2, 3, READ_SOME),
         certain(2, 3, READ_OTHER, "b"),
     ],
+    "what shows before a write comes and goes and comes": [
+        shows(0, 9, "a", None),
+        certain(1, 2, READ, "a"),
+        certain(3, 4, READ),
+        certain(5, 6, READ, "a"),
+        certain(7, 8, READ),
+        certain(10, 11, READ, "a"),
+    ],
+    "what shows before a write is removed": [
+        shows(0, 9, "a"),
+        certain(1, 2, READ, "a"),
+        certain(3, 4, REMOVE),
+        certain(5, 6, READ),
+        certain(7, 8, READ, "a"),
+    ],
     "an answer and a question at the same moment overlap": [
         certain(0, 1, WRITE, "a"),
         certain(1, 2, WRITE, "b"),
@@ -141,6 +163,22 @@ IMPOSSIBLE = {
         maybe(0, 1, WRITE, "a"),
         certain(2, 3, READ),
         certain(4, 5, READ, "a"),
+    ],
+    "what shows before a write stays": [
+        shows(0, 5, None),
+        certain(6, 7, READ),
+    ],
+    "what shows before a write does so too early": [
+        shows(0, 5, None, since=3),
+        certain(0, 1, READ, "a"),
+        certain(1.5, 2, READ),
+    ],
+    "what shows before a write does so too late": [
+        shows(0, 5, "a"),
+        certain(1, 2, READ, "a"),
+        certain(3, 4, REMOVE),
+        certain(6, 7, READ),
+        certain(8, 9, READ, "a"),
     ],
     "it holds something after it was emptied": [
         certain(0, 1, WRITE, "a"),
@@ -206,36 +244,60 @@ def test_it_finds_what_trying_every_order_finds(history: list[Operation]) -> Non
     assert (check(history).contradiction is None) == is_explained_by_some_order(history)
 
 
+shaky = st.builds(
+    lambda write, shown, since: replace(write, shows=shown, shows_from=since),
+    operations.filter(lambda found: found.kind is WRITE),
+    st.frozensets(values | st.none(), min_size=1),
+    st.integers(0, 9),
+)
+
+
+@given(st.lists(operations, max_size=3), st.lists(shaky, max_size=2))
+@settings(max_examples=300)
+def test_it_finds_what_trying_every_order_of_what_shows_before_finds(
+    history: list[Operation], writes: list[Operation]
+) -> None:
+    history = [*history, *writes]
+
+    assert (check(history).contradiction is None) == is_explained_by_some_order(history)
+
+
 def is_explained_by_some_order(history: Sequence[Operation]) -> bool:
-    certain_ones = [found for found in history if found.is_certain]
-    doubtful = [found for found in history if not found.is_certain]
-    for chosen in range(1 << len(doubtful)):
-        happened = [found for number, found in enumerate(doubtful) if chosen >> number & 1]
-        if any(is_an_explanation(order) for order in permutations(certain_ones + happened)):
+    """Try whatever may happen next, one after the other."""
+    tried = set()
+    pending: list[tuple[frozenset[int], Value, float]] = [
+        (frozenset(range(len(history))), None, float("-inf"))
+    ]
+    while pending:
+        state = left, held, latest = pending.pop()
+        if not any(history[number].is_certain for number in left):
             return True
+        if state in tried:
+            continue
+        tried.add(state)
+        for number in left:
+            found = history[number]
+            # Moments can be chosen one behind the other unless a later one is over already.
+            now = max(latest, found.began)
+            if now <= found.ended:
+                pending += [(left - {number}, value, now) for value in happening(found, held)]
+            now = max(now, found.shows_from)
+            if now <= found.ended:
+                pending += [(left, value, now) for value in found.shows]
     return False
 
 
-def is_an_explanation(order: Sequence[Operation]) -> bool:
-    held: Value = None
-    latest = float("-inf")
-    for found in order:
-        # Moments can be chosen one behind the other unless a later one is over already.
-        latest = max(latest, found.began)
-        if found.ended < latest:
-            return False
-        outcome = {
-            WRITE: (True, found.value),
-            REMOVE: (held is not None, None),
-            REMOVE_IF: (True, None if held == found.value else held),
-            READ: (held == found.value, held),
-            READ_SOME: (held is not None, held),
-            READ_OTHER: (held != found.value, held),
-        }[found.kind]
-        if not outcome[0]:
-            return False
-        held = outcome[1]
-    return True
+def happening(found: Operation, held: Value) -> list[Value]:
+    """Return what is held after an operation, if that can happen now."""
+    can_be, after = {
+        WRITE: (True, found.value),
+        REMOVE: (held is not None, None),
+        REMOVE_IF: (True, None if held == found.value else held),
+        READ: (held == found.value, held),
+        READ_SOME: (held is not None, held),
+        READ_OTHER: (held != found.value, held),
+    }[found.kind]
+    return [after] if can_be else []
 
 
 @pytest.mark.parametrize(("clients", "count"), [(2, 40_000), (6, 20_000), (12, 4_000)])

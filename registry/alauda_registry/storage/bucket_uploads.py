@@ -25,7 +25,7 @@ from alauda_registry.oci.errors import (
     DigestInvalid,
 )
 from alauda_registry.oci.reference import RepositoryName
-from alauda_registry.storage import paths
+from alauda_registry.storage import bucket_listing, paths
 from alauda_registry.storage.blobs import BlobStore
 from alauda_registry.storage.content import logger
 from alauda_registry.storage.driver import (
@@ -88,16 +88,12 @@ class BucketUploadStore(UploadStore):
     async def expire(self, maximum_age: timedelta) -> int:
         newest: dict[str, FileInfo] = {}
         folder = paths.uploads(self._name)
-        after, more = "", True
-        while more:
-            # Pieces, too, also those that no session knows of.
-            files, more = await self._objects.page(folder, start_after=after)
-            for info in files:
-                after = info.path
-                upload_id = info.path.removeprefix(f"{folder}/").partition("/")[0]
-                known = newest.get(upload_id)
-                if known is None or info.modified_at > known.modified_at:
-                    newest[upload_id] = info
+        # Pieces, too, also those that no session knows of.
+        async for info in bucket_listing.files(self._objects, folder):
+            upload_id = info.path.removeprefix(f"{folder}/").partition("/")[0]
+            known = newest.get(upload_id)
+            if known is None or info.modified_at > known.modified_at:
+                newest[upload_id] = info
         horizon = self._horizon(maximum_age)
         idle = [upload_id for upload_id, info in newest.items() if info.modified_at < horizon]
         for upload_id in idle:

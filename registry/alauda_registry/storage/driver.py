@@ -8,6 +8,7 @@ Durability is part of the contract. What :meth:`StorageDriver.publish` and
 :meth:`StorageDriver.delete` have returned from survives a power cut.
 """
 
+import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +18,9 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 PATH_MAXIMUM = 2048
+PIECE_MARK = "~"
+"""What tells the keys of what a file in a bucket is made of from all paths, which can't have it."""
+
 _COMPONENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}", re.ASCII)
 
 
@@ -50,11 +54,25 @@ def _is_valid(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What is known of a stored file without reading it. ``size`` is in bytes."""
+    """What is known of a stored file without reading it.
+
+    Attributes:
+        path: Where it is.
+        size: In bytes.
+        modified_at: When it was written.
+        etag: Of an object that was listed: :func:`etag_of` its content, or something else where
+            it came in parts or is encrypted. Equality says what it holds, the contrary nothing.
+    """
 
     path: str
     size: int
     modified_at: datetime
+    etag: str = ""
+
+
+def etag_of(content: bytes) -> str:
+    """Return the ETag that S3 servers give an object that was written in one piece."""
+    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,9 +330,37 @@ class ObjectStore(Protocol):
         ...
 
     async def page(self, path: str, *, start_after: str = "") -> tuple[list[FileInfo], bool]:
-        """Return as many files below a directory as one request gives, and whether more follow.
+        """Return the first of :meth:`pages`, and whether more follow."""
+        ...
 
-        They are in byte order of their full paths, and those up to ``start_after`` left out.
+    def pages(
+        self, path: str, *, start_after: str = ""
+    ) -> AsyncGenerator[tuple[list[FileInfo], bool], None]:
+        """Yield the files below a directory, as many as one request gives at a time.
+
+        With them comes whether more follow. They are in byte order of their full paths.
+
+        Args:
+            path: The directory.
+            start_after: Files up to this path are left out. It has to be one directly in the
+                directory: where a listing begins further down, MinIO leaves out what it should not.
+
+        Raises:
+            InvalidPath: It is further down.
+        """
+        ...
+
+    def folders(
+        self, path: str, *, start_after: str = ""
+    ) -> AsyncGenerator[tuple[list[str], bool], None]:
+        """Yield the names directly below a directory, as many as one request gives at a time.
+
+        With them comes whether more follow. They are in byte order of their names with a slash
+        behind them. Those that are not path components are left out; a missing directory has none.
+
+        Args:
+            path: The directory.
+            start_after: Names up to it in byte order may be left out.
         """
         ...
 

@@ -6,6 +6,7 @@ garbage when it is cut short: bytes, referrers entry, revision link, tags.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,26 +157,33 @@ class ManifestStore:
     ) -> None:
         """Publish a manifest in a bucket, without a lock.
 
-        A deletion that goes on at the same time may have removed what was just written, or be about
-        to: it decides by what it read before. So the links are written again after it.
+        The deletion of a manifest that goes on at the same time may have removed what was just
+        written, or be about to: it decides by what it read before. So the links that are missing
+        after it are written again, and whatever else was written meanwhile stays. When none is,
+        this was the push's last look: others may delete one manifest after the other for long.
         """
         before, _, layers = await asyncio.gather(
             locks.deletions(objects, self._name),
             self._blob_steps(manifest),
             self._layers_steps(manifest),
         )
-        link = str(digest).encode()
         content = (
             Write(paths.blob_data(digest), manifest.content),
             *self._referrers.put_steps(manifest, digest),
             *layers,
         )
-        revision = Write(paths.revision_link(self._name, digest), link)
-        pointers = tuple([step for tag in tags for step in await self._tags.put_steps(tag, digest)])
+        revision = Write(paths.revision_link(self._name, digest), str(digest).encode())
+        pointers = tuple(self._tags.pointer(tag, digest) for tag in tags)
         await self._driver.publish(content, revision, pointers)
         while (now := await locks.deletions(objects, self._name)) != before:
             before = now
-            await self._driver.publish(revision, pointers)
+            was_missing = [await objects.write_new(revision.path, revision.content)]
+            was_missing += await together(
+                objects.write_new(tag.path, tag.content) for tag in pointers
+            )
+            if not any(was_missing):
+                # Deletions that are under way now have begun after all that was written here.
+                break
         self._remember(manifest, digest)
 
     def _remember(self, manifest: Manifest, digest: Digest) -> None:
@@ -189,7 +197,7 @@ class ManifestStore:
             Busy: The pushes under way in this repository took too long.
             ManifestUnknown: The repository does not have it.
         """
-        async with locks.deleting(self._driver, self._name):
+        async with locks.deleting_manifest(self._driver, self._name):
             target = await read_link(self._driver, paths.revision_link(self._name, digest))
             if target is None:
                 raise ManifestUnknown(digest=str(digest))
@@ -211,8 +219,12 @@ class ManifestStore:
         await self._remove_tags_of(digest)
 
     async def _remove_tags_of(self, digest: Digest) -> None:
-        pointing = await self._tags.pointing_to(digest)
-        await together(self._tags.remove(tag) for tag in pointing)
+        async def remove(tag: Tag) -> None:
+            # Somebody may be deleting the tag, too, which takes another lock.
+            with contextlib.suppress(ManifestUnknown):
+                await self._tags.remove(tag)
+
+        await together(remove(tag) for tag in await self._tags.pointing_to(digest))
 
     async def _load(self, digest: Digest) -> StoredManifest | None:
         """Read a manifest's bytes, or report why they can't be served."""

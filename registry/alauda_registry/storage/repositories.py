@@ -10,8 +10,10 @@ from datetime import timedelta
 
 from alauda_registry.oci.errors import NameInvalid
 from alauda_registry.oci.reference import RepositoryName
-from alauda_registry.storage import bucket_catalog, paths
+from alauda_registry.storage import paths
 from alauda_registry.storage.blobs import BlobCache, BlobStore
+from alauda_registry.storage.bucket_catalog import BucketCatalog
+from alauda_registry.storage.bucket_tags import BucketTagStore
 from alauda_registry.storage.bucket_uploads import BucketUploadStore
 from alauda_registry.storage.driver import (
     Busy,
@@ -100,6 +102,7 @@ class Registry:
 
     def __init__(self, driver: StorageDriver, options: StorageOptions | None = None) -> None:
         self._driver = driver
+        self._bucket_catalog = BucketCatalog(driver.objects) if driver.objects else None
         self._options = options or StorageOptions()
         self._blob_cache: BlobCache = BlobCache(self._options.cache_bytes)
         self._manifest_cache: ManifestCache = ManifestCache(self._options.cache_bytes)
@@ -122,8 +125,8 @@ class Registry:
         Names are ordered as distribution does it, with ``/`` before every other character.
         Only folders up to the end of the page are looked at.
         """
-        if self._driver.objects is not None:
-            return await bucket_catalog.page(self._driver.objects, after=after, limit=limit)
+        if self._bucket_catalog is not None:
+            return await self._bucket_catalog.page(after=after, limit=limit)
         names: list[str] = []
         async with contextlib.aclosing(self.names(after=after)) as found:
             async for name in found:
@@ -134,8 +137,8 @@ class Registry:
 
     async def names(self, *, after: str = "") -> AsyncGenerator[RepositoryName, None]:
         """Yield the names of repositories that manifests were pushed to, in catalog order."""
-        if self._driver.objects is not None:
-            page = await bucket_catalog.page(self._driver.objects, after=after, limit=None)
+        if self._bucket_catalog is not None:
+            page = await self._bucket_catalog.page(after=after, limit=None)
             for found in page.names:
                 yield RepositoryName.parse(found)
             return
@@ -164,8 +167,8 @@ class Registry:
 
     async def _uploading(self) -> AsyncGenerator[RepositoryName, None]:
         """Yield the names that uploads are under way to."""
-        if self._driver.objects is not None:
-            for name in await bucket_catalog.uploading(self._driver.objects):
+        if self._bucket_catalog is not None:
+            for name in await self._bucket_catalog.uploading():
                 yield name
             return
         async for name, marks in self._folders("", ()):
@@ -229,7 +232,8 @@ class Registry:
     def _open(self, name: RepositoryName) -> Repository:
         driver = self._driver
         blobs = BlobStore(driver, name, self._blob_cache)
-        tags = TagStore(driver, name)
+        objects = driver.objects
+        tags = TagStore(driver, name) if objects is None else BucketTagStore(driver, objects, name)
         referrers = ReferrerStore(driver, name, self._scans, read_only=self._options.read_only)
         manifests = ManifestStore(
             driver,
@@ -242,8 +246,8 @@ class Registry:
         )
         uploads = (
             UploadStore(driver, name, blobs, self._progress)
-            if driver.objects is None
-            else BucketUploadStore(driver, driver.objects, name, blobs, self._progress)
+            if objects is None
+            else BucketUploadStore(driver, objects, name, blobs, self._progress)
         )
         return Repository(name, blobs, uploads, tags, referrers, manifests)
 

@@ -7,8 +7,8 @@ manifest is gone reads as absent.
 import asyncio
 
 from alauda_registry.oci.digest import Digest
-from alauda_registry.oci.errors import ManifestUnknown, NameUnknown, TagInvalid
-from alauda_registry.oci.reference import RepositoryName, Tag
+from alauda_registry.oci.errors import ManifestUnknown, NameUnknown
+from alauda_registry.oci.reference import RepositoryName, Tag, is_tag
 from alauda_registry.storage import locks, paths
 from alauda_registry.storage.content import logger, read_link
 from alauda_registry.storage.driver import (
@@ -20,7 +20,6 @@ from alauda_registry.storage.driver import (
     Write,
 )
 from alauda_registry.storage.pages import Page
-from alauda_registry.storage.together import together
 
 _READS_BETWEEN_BREAKS = 256
 
@@ -64,7 +63,7 @@ class TagStore:
         Raises:
             NameUnknown: Nothing was ever pushed to the repository.
         """
-        return Page.cut(await self._names(), after=after, limit=limit, is_valid=_is_tag)
+        return Page.cut(await self._names(), after=after, limit=limit, is_valid=is_tag)
 
     async def delete(self, tag: Tag) -> None:
         """Delete a tag; its manifest stays.
@@ -94,12 +93,7 @@ class TagStore:
             names = await self._names()
         except NameUnknown:
             return found
-        tags = [Tag(name) for name in filter(_is_tag, names)]
-        if self._driver.objects is not None:
-            links = (read_link(self._driver, paths.tag_current(self._name, tag)) for tag in tags)
-            targets = await together(links)
-            return [tag for tag, target in zip(tags, targets, strict=True) if target == digest]
-        for count, tag in enumerate(tags):
+        for count, tag in enumerate(Tag(name) for name in filter(is_tag, names)):
             try:
                 if await read_link(self._driver, paths.tag_current(self._name, tag)) == digest:
                     found.append(tag)
@@ -111,6 +105,14 @@ class TagStore:
                 await asyncio.sleep(0)
         return found
 
+    def pointer(self, tag: Tag, digest: Digest) -> Write:
+        """Return the step that lets a tag in a bucket point to a digest.
+
+        It has no history there: to read what it was would cost a request, and a history without
+        its tag would be listed as one.
+        """
+        return Write(paths.tag_current(self._name, tag), str(digest).encode())
+
     async def put_steps(self, tag: Tag, digest: Digest) -> list[Step]:
         """Return the steps that let a tag point to a digest; their order does not matter.
 
@@ -118,10 +120,6 @@ class TagStore:
         points to there, too, but nothing reads it, and ``current`` says it already.
         """
         current = paths.tag_current(self._name, tag)
-        if self._driver.objects is not None:
-            # To read what it was would cost a request, and a history without its tag would be
-            # listed as one.
-            return [Write(current, str(digest).encode())]
         before = await read_link(self._driver, current)
         if before == digest:
             return [Ensure(current)]
@@ -143,12 +141,3 @@ class TagStore:
                 raise NameUnknown(name=self._name) from missing
             return []
         return names
-
-
-def _is_tag(name: str) -> bool:
-    """Tell tags from the stray files of other programs."""
-    try:
-        Tag.parse(name)
-    except TagInvalid:
-        return False
-    return True

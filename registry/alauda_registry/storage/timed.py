@@ -6,7 +6,8 @@ alerts already know.
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from typing_extensions import override
@@ -18,7 +19,9 @@ from alauda_registry.storage.driver import (
     FileReader,
     FileWriter,
     ObjectStore,
+    ObjectWriter,
     PathNotFound,
+    Snapshot,
     Stage,
     StorageDriver,
 )
@@ -43,6 +46,8 @@ class TimedDriver(StorageDriver):
     def __init__(self, driver: StorageDriver, observe: Observer) -> None:
         self._driver = driver
         self._observe = observe
+        objects = driver.objects
+        self._objects = None if objects is None else _TimedObjects(objects, self._timed)
 
     @property
     @override
@@ -52,7 +57,7 @@ class TimedDriver(StorageDriver):
     @property
     @override
     def objects(self) -> ObjectStore | None:
-        return self._driver.objects
+        return self._objects
 
     @override
     async def stat(self, path: str) -> FileInfo:
@@ -156,3 +161,129 @@ class _TimedWriter(FileWriter):
     @override
     async def close(self) -> None:
         await self._writer.close()
+
+
+class _TimedObjects(ObjectStore):
+    """Times what goes straight to the objects of a bucket, as what comes closest to it elsewhere.
+
+    Waiting for a lock to be let go is left out, as it is for all drivers.
+    """
+
+    def __init__(self, objects: ObjectStore, timed: Timed) -> None:
+        self._objects = objects
+        self._timed = timed
+
+    @property
+    @override
+    def redirects(self) -> bool:
+        return self._objects.redirects
+
+    @override
+    async def create(self, path: str) -> ObjectWriter:
+        call = self._objects.create(path)
+        return _TimedObjectWriter(await self._timed("StorageDriver.Writer", call), self._timed)
+
+    @override
+    async def write_new(self, path: str, content: bytes) -> bool:
+        call = self._objects.write_new(path, content)
+        return await self._timed("StorageDriver.PutContent", call)
+
+    @override
+    async def discard(self, path: str) -> None:
+        await self._timed("StorageDriver.Delete", self._objects.discard(path))
+
+    @override
+    async def snapshot(self, path: str) -> Snapshot:
+        call = self._objects.snapshot(path)
+        return _TimedSnapshot(await self._timed("StorageDriver.Reader", call), self._timed)
+
+    @override
+    async def page(self, path: str, *, start_after: str = "") -> tuple[list[FileInfo], bool]:
+        call = self._objects.page(path, start_after=start_after)
+        return await self._timed("StorageDriver.List", call)
+
+    @override
+    async def pages(
+        self, path: str, *, start_after: str = ""
+    ) -> AsyncGenerator[tuple[list[FileInfo], bool], None]:
+        async with aclosing(self._objects.pages(path, start_after=start_after)) as pages:
+            while (page := await self._timed("StorageDriver.List", anext(pages, None))) is not None:
+                yield page
+
+    @override
+    async def folders(
+        self, path: str, *, start_after: str = ""
+    ) -> AsyncGenerator[tuple[list[str], bool], None]:
+        async with aclosing(self._objects.folders(path, start_after=start_after)) as pages:
+            while (page := await self._timed("StorageDriver.List", anext(pages, None))) is not None:
+                yield page
+
+    @override
+    async def url(self, path: str, method: str) -> str:
+        return await self._timed("StorageDriver.URLFor", self._objects.url(path, method))
+
+    @override
+    async def settled(self, name: str, *, wait: float) -> str:
+        return await self._objects.settled(name, wait=wait)
+
+    @override
+    async def drop_unfinished(self, path: str, maximum_age: timedelta) -> int:
+        call = self._objects.drop_unfinished(path, maximum_age)
+        return await self._timed("StorageDriver.Delete", call)
+
+
+class _TimedObjectWriter(ObjectWriter):
+    """Times what a writer of an object does."""
+
+    def __init__(self, writer: ObjectWriter, timed: Timed) -> None:
+        self._writer = writer
+        self._timed = timed
+
+    @property
+    @override
+    def offset(self) -> int:
+        return self._writer.offset
+
+    @override
+    def write(
+        self, chunks: Sequence[bytes], alongside: Callable[[Sequence[bytes]], None] | None = None
+    ) -> Coroutine[Any, Any, None]:
+        return self._timed("StorageDriver.Writer", self._writer.write(chunks, alongside))
+
+    @override
+    async def commit(self) -> None:
+        await self._timed("StorageDriver.Writer", self._writer.commit())
+
+    @override
+    async def abort(self) -> None:
+        await self._writer.abort()
+
+
+class _TimedSnapshot(Snapshot):
+    """Times what is done with an upload that has ended."""
+
+    def __init__(self, snapshot: Snapshot, timed: Timed) -> None:
+        self._snapshot = snapshot
+        self._timed = timed
+
+    @property
+    @override
+    def size(self) -> int:
+        return self._snapshot.size
+
+    @property
+    @override
+    def note(self) -> bytes:
+        return self._snapshot.note
+
+    @override
+    async def read(self, offset: int, length: int) -> bytes:
+        return await self._timed("StorageDriver.Reader", self._snapshot.read(offset, length))
+
+    @override
+    async def copy(self, target: str) -> None:
+        await self._timed("StorageDriver.Move", self._snapshot.copy(target))
+
+    @override
+    async def delete(self) -> None:
+        await self._timed("StorageDriver.Delete", self._snapshot.delete())

@@ -2,7 +2,7 @@
 
 Small reads are done on the event loop, where a thread hop would cost more than the
 read; whatever syncs, lists or moves many bytes runs in the driver's own threads. Paths
-are confined to the root by :class:`~alauda_registry.storage.rooted.RootedDirectory`.
+are confined to the root by :class:`~alauda_registry.storage.directory.rooted.RootedDirectory`.
 """
 
 import asyncio
@@ -24,8 +24,18 @@ from typing import TypeVar, TypeVarTuple
 
 from typing_extensions import override
 
-from alauda_registry.storage import publishing
-from alauda_registry.storage.attachment import Attachment
+from alauda_registry.storage.directory import publishing
+from alauda_registry.storage.directory.attachment import Attachment
+from alauda_registry.storage.directory.durability import SyncFailed
+from alauda_registry.storage.directory.open_files import (
+    FULL,
+    WITHOUT_LOCKS,
+    OpenReader,
+    OpenWriter,
+    Translator,
+)
+from alauda_registry.storage.directory.publishing import Publisher
+from alauda_registry.storage.directory.rooted import LOCKS, RootedDirectory
 from alauda_registry.storage.driver import (
     Busy,
     Capacity,
@@ -44,16 +54,6 @@ from alauda_registry.storage.driver import (
     is_component,
     require_valid,
 )
-from alauda_registry.storage.durability import SyncFailed
-from alauda_registry.storage.open_files import (
-    FULL,
-    WITHOUT_LOCKS,
-    OpenReader,
-    OpenWriter,
-    Translator,
-)
-from alauda_registry.storage.publishing import Publisher
-from alauda_registry.storage.rooted import LOCKS, RootedDirectory
 from alauda_registry.storage.threads import run_blocking
 
 logger = logging.getLogger(__name__)
@@ -261,13 +261,12 @@ class FilesystemDriver(StorageDriver):
                 opened.callback(_let_go, fd)
                 await self._acquire(fd, path, exclusive=True, wait=wait)
                 try:
-                    status = os.fstat(fd)
-                    if status.st_nlink > 1:
+                    if os.fstat(fd).st_nlink > 1:
                         # A power cut kept a name that a rename had taken away, or somebody made
                         # a copy of links: the bytes belong to another file, too.
                         await self._run(lambda: self._root.remove(path, durable=False))
                         continue
-                    if self._is_at(path, status):
+                    if self._root.is_at(path, fd):
                         hold = self._attachment.begin_writing(path, generation)
                         writer = OpenWriter(
                             fd,
@@ -457,17 +456,6 @@ class FilesystemDriver(StorageDriver):
 
     def _measure(self) -> Capacity | None:
         return capacity_of(self._root.statvfs())
-
-    def _is_at(self, path: str, status: os.stat_result) -> bool:
-        """Tell whether the path still leads to the file with this status."""
-        try:
-            fd = self._root.open(path, os.O_PATH)
-        except OSError:
-            return False
-        try:
-            return os.path.samestat(os.fstat(fd), status)
-        finally:
-            os.close(fd)
 
     async def _scan(self, path: str, start_after: str) -> list[tuple[str, os.stat_result]]:
         """Return a directory's entries that may hold what comes after, last one first."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from alauda_registry.storage.claims import DRIVER, Claim, NotMounted, default_reserve
+from alauda_registry.storage.directory.claims import DRIVER, Claim, NotMounted, default_reserve
+from alauda_registry.storage.directory.rooted import RootGone
 from alauda_registry.storage.driver import Capacity, OutOfSpace
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver, capacity_of
-from alauda_registry.storage.rooted import RootGone
 
 _MEASURE_SECONDS = 0.1
 

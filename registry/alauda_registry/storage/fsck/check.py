@@ -159,7 +159,7 @@ class Check:
 
         Raises:
             Busy: Somebody else is repairing.
-        DriverError: The storage can't be read, or not be prepared for repairs.
+            DriverError: The storage can't be read, or not be prepared for repairs.
             sqlite3.Error: The folder for temporary files is full.
         """
         async with AsyncExitStack() as held:

@@ -10,6 +10,9 @@ BATCH = 2000
 """How many files are handed over at a time."""
 
 
+ODD = "no registry gives files such a name"
+
+
 LINK_MAXIMUM = 4096
 """What is longer is no link; no more of it is read."""
 
@@ -39,6 +42,11 @@ class Outcome(Enum):
     CORRUPT = "corrupt"
     GONE = "gone"
     UNREADABLE = "unreadable"
+
+
+def odd(folder: str, name: str) -> File:
+    """Return a file whose name no path has: written so that no terminal takes it for more."""
+    return File(f"{folder}/{ascii(name)[1:-1]}", 0, 0, None, ODD)
 
 
 def is_read(path: str) -> bool:

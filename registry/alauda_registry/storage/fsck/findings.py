@@ -75,7 +75,8 @@ _NOTES = frozenset(
 )
 
 ADVICE = {
-    Kind.UNREADABLE: "look at the disk (dmesg) and at who owns the files",
+    Kind.UNREADABLE: "look at the disk (dmesg) and at who owns the files; in a bucket at the "
+    "server's log and at who may read",
     Kind.BLOB_CORRUPT: "push it again; until --repair has put the bytes into quarantine, "
     "clients hear that it is here and do not",
     Kind.BLOB_MISSING: "push it again, or bring its data back from a backup",

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.storage import paths
+from alauda_registry.storage.directory.rooted import RootedDirectory
 from alauda_registry.storage.fsck.files import Outcome
-from alauda_registry.storage.rooted import RootedDirectory
 
 _CHUNK = 1024 * 1024
 _TOLD_BYTES = 16 * _CHUNK

@@ -5,6 +5,7 @@ that one whose check was killed finds them broken.
 """
 
 import contextlib
+import fcntl
 import pickle
 import signal
 import subprocess
@@ -22,6 +23,11 @@ from alauda_registry.storage.fsck.files import File, Outcome
 
 NAME = "directory"
 _OF_THE_CHECK = (signal.SIGINT, signal.SIGTERM)
+_PIPE_BYTES = 1024 * 1024
+"""Room for some batches, so that the walk goes on while the one before it is looked through.
+
+It is the most that a system gives to anybody unless it is told otherwise.
+"""
 
 
 class Stopped(Exception):
@@ -96,7 +102,11 @@ class Hashers:
 
 def start_walk(root: Path, folder: str) -> "subprocess.Popen[bytes]":
     """Start a process that walks through a folder below a root."""
-    return _start(walker.__name__, str(root), folder, stdin=subprocess.DEVNULL)
+    process = _start(walker.__name__, str(root), folder, stdin=subprocess.DEVNULL)
+    # Refused to users who have many large pipes: then it is only slower.
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)  # type: ignore[arg-type]
+    return process
 
 
 def receive_files(process: "subprocess.Popen[bytes]") -> list[File]:

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from alauda_registry.oci.descriptor import Descriptor
 from alauda_registry.oci.digest import Digest
-from alauda_registry.oci.errors import DigestInvalid, ManifestInvalid, NameInvalid, TagInvalid
-from alauda_registry.oci.reference import RepositoryName, Tag
+from alauda_registry.oci.errors import DigestInvalid, ManifestInvalid, NameInvalid
+from alauda_registry.oci.reference import RepositoryName, is_tag
 from alauda_registry.storage import paths
 from alauda_registry.storage.fsck.files import File
 from alauda_registry.storage.fsck.ledger import Condition, Doubt, Ledger, Suspicion, key_of
@@ -93,7 +93,7 @@ class Sorter:
                 return self._take_tag(file, repository, tag)
             case ["manifests", "tags", tag, "index", algorithm, encoded, "link"]:
                 digest = key_of(algorithm, encoded)
-                if digest is None or not _is_tag(tag):
+                if digest is None or not is_tag(tag):
                     return False
                 self._ledger.note("history", (repository, tag, digest))
                 return True
@@ -114,7 +114,7 @@ class Sorter:
         digest = key_of(algorithm, encoded)
         if digest is None:
             return False
-        target = link_target(algorithm, encoded, file.content or b"")
+        target = link_target(algorithm, encoded, digest, file.content or b"")
         if target is None:
             self._suspect(Suspicion(Doubt.LINK, repository, file.path))
         self._ledger.note("layer", (repository, digest, target))
@@ -124,7 +124,7 @@ class Sorter:
         digest = key_of(algorithm, encoded)
         if digest is None:
             return False
-        if link_target(algorithm, encoded, file.content or b"") == digest:
+        if link_target(algorithm, encoded, digest, file.content or b"") == digest:
             self.manifests.append((repository, Digest.parse(f"{algorithm}:{encoded}")))
         else:
             self._suspect(Suspicion(Doubt.LINK, repository, file.path))
@@ -132,7 +132,7 @@ class Sorter:
         return True
 
     def _take_tag(self, file: File, repository: str, tag: str) -> bool:
-        if not _is_tag(tag):
+        if not is_tag(tag):
             return False
         target = parse_link(file.content or b"")
         if target is None:
@@ -164,14 +164,20 @@ def parse_link(content: bytes) -> Digest | None:
         return None
 
 
-def link_target(algorithm: str, encoded: str, content: bytes) -> bytes | None:
+def link_target(algorithm: str, encoded: str, digest: bytes | None, content: bytes) -> bytes | None:
     """Return the key of what a link leads to, or None when it may not lead there.
 
     A link holds the digest that its path says. distribution stores what was pushed by its
     sha512 under its sha256, so such a path may hold that.
+
+    Args:
+        algorithm: The digest's, as the path says it.
+        encoded: Its digits.
+        digest: Its key; None when it is no digest.
+        content: What the link holds.
     """
     if content == f"{algorithm}:{encoded}".encode():
-        return key_of(algorithm, encoded)
+        return digest
     if algorithm != "sha512":
         return None
     target = parse_link(content)
@@ -183,10 +189,9 @@ def link_target(algorithm: str, encoded: str, content: bytes) -> bytes | None:
 def is_right_link(path: str, content: bytes) -> bool:
     """Tell whether a link to a blob or a revision holds what it may hold at its path."""
     *_, folder, algorithm, encoded, _ = path.split("/")
-    target = link_target(algorithm, encoded, content)
-    if folder == "revisions":
-        return target is not None and target == key_of(algorithm, encoded)
-    return target is not None
+    digest = key_of(algorithm, encoded)
+    target = link_target(algorithm, encoded, digest, content)
+    return target is not None and (folder != "revisions" or target == digest)
 
 
 def fingerprint_of_entry(content: bytes) -> bytes | None:
@@ -204,14 +209,5 @@ def _is_repository(name: str) -> bool:
     try:
         RepositoryName.parse(name)
     except NameInvalid:
-        return False
-    return True
-
-
-@lru_cache(1024)
-def _is_tag(tag: str) -> bool:
-    try:
-        Tag.parse(tag)
-    except TagInvalid:
         return False
     return True

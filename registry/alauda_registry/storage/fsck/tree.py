@@ -98,9 +98,9 @@ class DriverTree(Tree):
     ) -> list[T]:
         async def examine_one(digest: Digest) -> T:
             try:
-                content = await self._driver.read(paths.blob_data(digest))
+                content = await read_manifest(self._driver, digest)
             except DriverError:
-                return look(digest, None)
+                content = None
             return look(digest, content)
 
         return await _at_once(examine_one, digests)
@@ -156,6 +156,23 @@ async def read_beginning(driver: StorageDriver, path: str) -> bytes:
     reader = await driver.open(path)
     try:
         async with aclosing(reader.stream(0, LINK_MAXIMUM)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+    finally:
+        reader.close()
+
+
+async def read_manifest(driver: StorageDriver, digest: Digest) -> bytes | None:
+    """Return a manifest's bytes, or None where they are more than any manifest has.
+
+    Raises:
+        PathNotFound: They are not there.
+        DriverError: They can't be read.
+    """
+    reader = await driver.open(paths.blob_data(digest))
+    try:
+        if reader.size > MANIFEST_MAXIMUM:
+            return None
+        async with aclosing(reader.stream()) as chunks:
             return b"".join([chunk async for chunk in chunks])
     finally:
         reader.close()

@@ -5,7 +5,7 @@ holds the repository's lock, or asks twice: what somebody was just taking away i
 """
 
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,19 +15,20 @@ from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.errors import ManifestInvalid
 from alauda_registry.oci.manifest import Manifest, media_type_of
 from alauda_registry.oci.reference import RepositoryName, Tag
-from alauda_registry.storage import paths
+from alauda_registry.storage import bucket_listing, paths
 from alauda_registry.storage.driver import (
     DriverError,
     FileInfo,
     InvalidPath,
     PathNotFound,
     StorageDriver,
+    Unreachable,
 )
-from alauda_registry.storage.fsck.files import Outcome, is_read
+from alauda_registry.storage.fsck.files import ODD, Outcome, is_read
 from alauda_registry.storage.fsck.findings import Finding, Kind
 from alauda_registry.storage.fsck.ledger import Doubt, Suspicion
 from alauda_registry.storage.fsck.shapes import fingerprint_of_entry, is_right_link, parse_link
-from alauda_registry.storage.fsck.tree import read_beginning, verify
+from alauda_registry.storage.fsck.tree import read_beginning, read_manifest, verify
 from alauda_registry.storage.referrers import ReferrerStore, ScanCache, index_entry
 
 _SCRATCH = "/_driver/scratch/"
@@ -85,13 +86,20 @@ class Judge:
         }
 
     async def decide(self, suspicion: Suspicion) -> Finding | None:
-        """Return what is wrong, or None when nothing is."""
+        """Return what is wrong, or None when nothing is.
+
+        Raises:
+            DriverError: The storage as a whole does not answer.
+        """
         try:
             return await self._of[suspicion.doubt](suspicion)
         except PathNotFound:
             # What it is about has gone since.
             return None
         except DriverError as error:
+            if isinstance(error, Unreachable):
+                # A file that can't be read is broken; all of them at once say nothing of any.
+                await self._driver.check(write=False)
             return Finding(Kind.UNREADABLE, error.path, str(error), suspicion.repository or None)
 
     async def _stray(self, suspicion: Suspicion) -> Finding | None:
@@ -99,7 +107,7 @@ class Judge:
         try:
             info = await self._driver.stat(path)
         except InvalidPath:
-            return Finding(Kind.STRAY, path, "no registry gives files such a name")
+            return Finding(Kind.STRAY, path, ODD)
         if self._is_young(info, self._rules.age):
             return None
         if path.startswith(_SCRATCH):
@@ -114,7 +122,7 @@ class Judge:
             else:
                 (await self._driver.open(path)).close()
         except InvalidPath:
-            return Finding(Kind.STRAY, path, "no registry gives files such a name")
+            return Finding(Kind.STRAY, path, ODD)
         except PathNotFound:
             folder, _, name = path.rpartition("/")
             if name not in await self._driver.names(folder):
@@ -167,9 +175,11 @@ class Judge:
 
     async def _condition(self, digest: Digest) -> tuple[Kind | None, str]:
         try:
-            content = await self._driver.read(paths.blob_data(digest))
+            content = await read_manifest(self._driver, digest)
         except PathNotFound:
             return Kind.MANIFEST_MISSING, "the manifest's data is gone"
+        if content is None:
+            return Kind.MANIFEST_INVALID, "it is too large for a manifest"
         if Digest.of(content, digest.algorithm) != digest:
             return Kind.MANIFEST_CORRUPT, "the manifest's bytes do not match its digest"
         try:
@@ -299,7 +309,7 @@ class Judge:
     async def _upload(self, suspicion: Suspicion) -> Finding | None:
         name, upload_id = suspicion.repository, suspicion.name
         size, count = 0, 0
-        async with aclosing(self._driver.walk(paths.upload(name, upload_id))) as files:
+        async with aclosing(self._files(paths.upload(name, upload_id))) as files:
             async for info in files:
                 if self._is_young(info, self._rules.upload_age):
                     return None
@@ -308,6 +318,13 @@ class Judge:
             return None
         message = "an upload that nobody went on with"
         return Finding(Kind.UPLOAD_LEFT, paths.upload(name, upload_id), message, name, size=size)
+
+    def _files(self, folder: str) -> AsyncGenerator[FileInfo, None]:
+        """Yield the files in a folder; in a bucket the pieces of those that grow, too."""
+        objects = self._driver.objects
+        if objects is None:
+            return self._driver.walk(folder)
+        return bucket_listing.files(objects, folder)
 
     async def _unlinked(self, suspicion: Suspicion) -> Finding | None:
         digest = _digest(suspicion)
@@ -358,7 +375,9 @@ class Judge:
 
     async def _read_manifest(self, digest: Digest) -> Manifest | None:
         """Return a manifest; None when something is wrong with it, which is said elsewhere."""
-        content = await self._driver.read(paths.blob_data(digest))
+        content = await read_manifest(self._driver, digest)
+        if content is None:
+            return None
         try:
             return Manifest.parse(content, None)
         except ManifestInvalid:

@@ -18,12 +18,11 @@ from collections.abc import Iterator, Sequence
 
 from alauda_registry.storage import paths
 from alauda_registry.storage.driver import PATH_MAXIMUM, is_component
-from alauda_registry.storage.fsck.files import BATCH, LINK_MAXIMUM, File, is_read
+from alauda_registry.storage.fsck.files import BATCH, LINK_MAXIMUM, File, is_read, odd
 
 _DIGEST_LENGTH = 64
 _LEAVES = ("data", "link")
 _BLOBS = f"{paths.ROOT}/blobs/"
-_ODD = "no registry gives files such a name"
 # A pipe that somebody left in the tree must not be waited for.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -60,8 +59,7 @@ class Walk:
             for entry in entries if "/_" in path else sorted(entries, key=_order):
                 below = f"{path}/{entry.name}"
                 if not is_component(entry.name) or len(below) > PATH_MAXIMUM:
-                    # Written so that no terminal and no other program takes it for more.
-                    self._batch.append(File(f"{path}/{ascii(entry.name)[1:-1]}", 0, 0, None, _ODD))
+                    self._batch.append(odd(path, entry.name))
                     continue
                 try:
                     if not entry.is_dir(follow_symlinks=False):

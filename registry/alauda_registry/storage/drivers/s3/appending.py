@@ -9,11 +9,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from alauda_registry.storage.driver import Busy, DriverError, FileWriter, PathNotFound
+from alauda_registry.storage.driver import PIECE_MARK, Busy, DriverError, FileWriter, PathNotFound
 from alauda_registry.storage.drivers.s3.client import Conflict, S3Client
 from alauda_registry.storage.drivers.s3.errors import NAME
 from alauda_registry.storage.drivers.s3.files import (
-    PIECE_MARK,
     Composition,
     Piece,
     drop,

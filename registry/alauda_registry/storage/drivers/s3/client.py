@@ -278,15 +278,13 @@ class S3Client:
 
     async def delete(self, *paths: str) -> None:
         """Delete objects; those that are not there do not matter."""
-        if len(paths) == 1:
-            answer, _ = await self._send(Request("DELETE", self.key(paths[0])), paths[0])
-            if answer.status != 404:
-                _require(answer, paths[0])
-            else:
-                _require_absence(answer, paths[0])
-            return
-        for first in range(0, len(paths), _DELETES_MAXIMUM):
-            some = paths[first : first + _DELETES_MAXIMUM]
+        many = [path for path in paths if documents.can_be_rendered(path)]
+        if len(many) == 1:
+            many = []
+        for path in set(paths).difference(many):
+            await self._delete_one(path)
+        for first in range(0, len(many), _DELETES_MAXIMUM):
+            some = many[first : first + _DELETES_MAXIMUM]
             body = documents.render_deletions(map(self.key, some))
             md5 = hashlib.md5(body, usedforsecurity=False).digest()
             request = Request(
@@ -303,23 +301,38 @@ class S3Client:
                 if code != "NoSuchKey":
                     raise refusal(200, code, "not deleted", self.path(key))
 
+    async def _delete_one(self, path: str) -> None:
+        answer, _ = await self._send(Request("DELETE", self.key(path)), path)
+        if answer.status == 404:
+            _require_absence(answer, path)
+        else:
+            _require(answer, path)
+
     async def list_page(
         self,
         prefix: str,
         *,
         delimiter: str = "",
         start_after: str = "",
-        token: str | None = None,
+        following: Mapping[str, str] | None = None,
         maximum: int | None = None,
     ) -> Listing:
-        """Return one page of the objects whose path begins with a prefix; keys, not paths."""
-        query = {"list-type": "2", "prefix": self.key(prefix)}
+        """Return one page of the objects whose path begins with a prefix; keys, not paths.
+
+        Args:
+            prefix: What the paths begin with.
+            delimiter: What ends the part of a path behind the prefix that is told.
+            start_after: A path; those up to it are left out.
+            following: :attr:`Listing.next` of the page before.
+            maximum: How many there are to be at most.
+        """
+        query = {"list-type": "2", "prefix": self.key(prefix), "encoding-type": "url"}
         if delimiter:
             query["delimiter"] = delimiter
         if start_after:
             query["start-after"] = self.key(start_after)
-        if token is not None:
-            query["continuation-token"] = token
+        if following is not None:
+            query |= following
         if maximum is not None:
             query["max-keys"] = str(maximum)
         answer, _ = await self._send(Request("GET", "", query), prefix)
@@ -335,7 +348,7 @@ class S3Client:
         for asked in (beginning, ""):
             markers: tuple[str, str] | None = ("", "")
             while markers is not None:
-                query = {"uploads": ""}
+                query = {"uploads": "", "encoding-type": "url"}
                 if asked:
                     query["prefix"] = asked
                 if any(markers):
@@ -483,6 +496,7 @@ class S3Client:
         doubted = False
         for count in range(1, ATTEMPTS + 1):
             trouble: DriverError
+            looked = self._credentials.looked
             pause = random.uniform(0, min(_PAUSES[0] * 4**count, _PAUSES[1]))  # noqa: S311
             try:
                 async with asyncio.timeout_at(deadline):
@@ -500,7 +514,7 @@ class S3Client:
                     # Keys may have been changed just now. And MinIO refuses to write to a folder
                     # that is being deleted at this moment.
                     doubted = True
-                    self._credentials.doubt()
+                    self._credentials.doubt(looked)
                     await asyncio.sleep(_PAUSES[0])
                     continue
                 if not is_passing(answer.status, code):

@@ -8,13 +8,13 @@ renews what expires.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import botocore.exceptions
 from aiobotocore.session import AioSession
+from botocore.exceptions import BotoCoreError, ClientError, PartialCredentialsError
 from typing_extensions import override
 
 from alauda_registry.storage.drivers.s3.errors import Refused
@@ -28,7 +28,13 @@ _ADVICE = (
 
 
 class Credentials(Protocol):
-    """Gives the keys to sign the next request with."""
+    """Gives the keys to sign the next request with.
+
+    Attributes:
+        looked: Becomes another number when keys were looked for where that takes a while.
+    """
+
+    looked: int = 0
 
     async def keys(self) -> Keys:
         """Return them.
@@ -38,8 +44,12 @@ class Credentials(Protocol):
         """
         ...
 
-    def doubt(self) -> None:
-        """Have them looked for again, since they were refused."""
+    def doubt(self, looked: int) -> None:
+        """Have them looked for again, since some were refused.
+
+        Args:
+            looked: What :attr:`looked` was before those were asked for.
+        """
         ...
 
 
@@ -54,7 +64,7 @@ class GivenKeys(Credentials):
         return self._keys
 
     @override
-    def doubt(self) -> None:
+    def doubt(self, looked: int) -> None:
         return
 
 
@@ -111,54 +121,84 @@ class KeyFiles(Credentials):
         return self._keys
 
     @override
-    def doubt(self) -> None:
+    def doubt(self, looked: int) -> None:
         self._watch.forget()
+
+
+async def find(shared_file: Path | None) -> Any:
+    """Go through botocore's chain of providers; None when none of them has anything."""
+    session = AioSession()
+    if shared_file is not None:
+        session.set_config_variable("credentials_file", str(shared_file))
+    with contextlib.suppress(PartialCredentialsError):
+        return await session.get_credentials()
+    return None
 
 
 class FoundKeys(Credentials):
     """Whatever botocore's chain of providers gives.
 
+    The last that was found is kept until something else is: a file may be looked into while it is
+    written, and not every refusal is the keys' fault.
+
     Args:
         shared_file: A file of the form of ``~/.aws/credentials`` that is looked into; None for
             the one that ``AWS_SHARED_CREDENTIALS_FILE`` names, or the usual one.
         clock: Seconds that only go forward.
+        find: Goes through the chain.
     """
 
     def __init__(
-        self, shared_file: Path | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        shared_file: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        find: Callable[[Path | None], Awaitable[Any]] = find,
     ) -> None:
         usual = Path(AioSession().get_config_variable("credentials_file"))
         self._shared_file = shared_file
         self._watch = _Watch((shared_file or usual.expanduser(),), clock)
+        self._find = find
         self._found: Any = None
         self._finding = asyncio.Lock()
+        self._is_doubted = True
 
     @override
     async def keys(self) -> Keys:
+        if self._watch.is_changed():
+            self._is_doubted = True
         try:
-            if self._watch.is_changed() or self._found is None:
-                async with self._finding:
-                    self._found = await self._find() or self._found
+            await self._look()
             if self._found is None:
+                # Nobody is told when an environment gets a role.
+                self._is_doubted = True
                 raise Refused("no credentials", path="/", code="NO_CREDENTIALS", advice=_ADVICE)
             frozen = await self._found.get_frozen_credentials()
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        except (BotoCoreError, ClientError) as error:
             what = f"no credentials: {error}"[:256]
             raise Refused(what, path="/", code="NO_CREDENTIALS", advice=_ADVICE) from error
         return Keys(frozen.access_key, frozen.secret_key, frozen.token)
 
     @override
-    def doubt(self) -> None:
-        self._found = None
-        self._watch.forget()
+    def doubt(self, looked: int) -> None:
+        # Others have been refused and looked since, where it is another number.
+        if looked == self.looked:
+            self._is_doubted = True
 
-    async def _find(self) -> Any:
-        session = AioSession()
-        if self._shared_file is not None:
-            session.set_config_variable("credentials_file", str(self._shared_file))
-        with contextlib.suppress(botocore.exceptions.PartialCredentialsError):
-            return await session.get_credentials()
-        return None
+    async def _look(self) -> None:
+        """Look if there is reason to, or wait for whoever does."""
+        if not self._is_doubted and not self._finding.locked():
+            return
+        async with self._finding:
+            if not self._is_doubted:
+                return
+            # Who doubts from here on does not know whether this look was behind what made him.
+            self._is_doubted = False
+            try:
+                self._found = await self._find(self._shared_file) or self._found
+            except BaseException:
+                self._is_doubted = True
+                raise
+            self.looked += 1
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

@@ -1,10 +1,16 @@
 """The XML that S3 speaks, as far as it is needed."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
+
+_MANGLED = "\ufffd"
+_NOT_IN_XML = re.compile("[^\t\n\r\\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ENTITIES = {character: f"&#{ord(character)};" for character in "\t\n\r"}
 
 
 class Unreadable(ValueError):
@@ -13,11 +19,12 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object in a listing."""
+    """An object in a listing. ``etag`` has its quotes, or is empty where none was told."""
 
     key: str
     size: int
     modified_at: datetime
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,12 @@ class Listing:
     Attributes:
         entries: Objects, in the byte order of their keys.
         prefixes: What keys have in common up to the delimiter, with it at the end.
-        next: What continues the listing; None at the end.
+        next: What of a query continues the listing; None at the end.
     """
 
     entries: list[Entry]
     prefixes: list[str]
-    next: str | None
+    next: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +77,25 @@ def parse_listing(body: bytes) -> Listing:
         Unreadable: It is something else.
     """
     root = _parse(body, "ListBucketResult")
+    decode = _decoder(root)
     entries, prefixes = [], []
     for child in root:
         match _name(child):
             case "Contents":
                 modified = _time(_text(child, "LastModified"))
-                entries.append(Entry(_text(child, "Key"), _number(child, "Size"), modified))
+                key, size = decode(_text(child, "Key")), _number(child, "Size")
+                entries.append(Entry(key, size, modified, _text(child, "ETag")))
             case "CommonPrefixes":
-                prefixes.append(_text(child, "Prefix"))
+                prefixes.append(decode(_text(child, "Prefix")))
             case _:
                 pass
     more = _text(root, "IsTruncated") == "true"
     following = _text(root, "NextContinuationToken")
     if more and not following:
         raise Unreadable("a listing goes on, and nothing says where")
-    return Listing(entries, prefixes, following if more else None)
+    if more and decode is str and _MANGLED in following:
+        return _without_mangled_end(entries, prefixes)
+    return Listing(entries, prefixes, {"continuation-token": following} if more else None)
 
 
 def parse_uploads(body: bytes) -> tuple[list[MultipartUpload], tuple[str, str] | None]:
@@ -94,14 +105,15 @@ def parse_uploads(body: bytes) -> tuple[list[MultipartUpload], tuple[str, str] |
         Unreadable: It is something else.
     """
     root = _parse(body, "ListMultipartUploadsResult")
+    decode = _decoder(root)
     uploads = [
         MultipartUpload(
-            _text(child, "Key"), _text(child, "UploadId"), _time(_text(child, "Initiated"))
+            decode(_text(child, "Key")), _text(child, "UploadId"), _time(_text(child, "Initiated"))
         )
         for child in root
         if _name(child) == "Upload"
     ]
-    markers = (_text(root, "NextKeyMarker"), _text(root, "NextUploadIdMarker"))
+    markers = (decode(_text(root, "NextKeyMarker")), _text(root, "NextUploadIdMarker"))
     return uploads, markers if _text(root, "IsTruncated") == "true" and any(markers) else None
 
 
@@ -153,10 +165,36 @@ def render_parts(parts: Sequence[Part]) -> bytes:
     return f"<CompleteMultipartUpload>{''.join(lines)}</CompleteMultipartUpload>".encode()
 
 
+def can_be_rendered(key: str) -> bool:
+    """Tell whether XML can carry a key."""
+    return _NOT_IN_XML.search(key) is None
+
+
 def render_deletions(keys: Iterable[str]) -> bytes:
-    """Return what DeleteObjects wants."""
-    lines = (f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
+    """Return what DeleteObjects wants, of keys that can be rendered."""
+    lines = (f"<Object><Key>{escape(key, _ENTITIES)}</Key></Object>" for key in keys)
     return f"<Delete><Quiet>true</Quiet>{''.join(lines)}</Delete>".encode()
+
+
+def _decoder(root: ElementTree.Element) -> Callable[[str], str]:
+    """Return what keys are read with: not every server encodes them when it is asked to."""
+    return unquote_plus if _text(root, "EncodingType") == "url" else str
+
+
+def _without_mangled_end(entries: list[Entry], prefixes: list[str]) -> Listing:
+    """Leave out what is at the end of a page and can't be gone on from.
+
+    versitygw does not encode what XML can't carry, and puts another character in its place. What
+    follows such a key, or a token that is one, is not what follows the real one.
+    """
+    while entries and _MANGLED in entries[-1].key:
+        entries.pop()
+    while prefixes and _MANGLED in prefixes[-1]:
+        prefixes.pop()
+    last = max([*(entry.key for entry in entries[-1:]), *prefixes[-1:]], default=None)
+    if last is None:
+        raise Unreadable("a page of keys that XML can't carry, and the server encodes none")
+    return Listing(entries, prefixes, {"start-after": last})
 
 
 def _parse(body: bytes, *names: str) -> ElementTree.Element:

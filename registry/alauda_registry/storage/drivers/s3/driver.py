@@ -8,13 +8,14 @@ writes in :mod:`.files` and :mod:`.locks`.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from typing_extensions import override
 
 from alauda_registry.storage.driver import (
+    PIECE_MARK,
     Busy,
     Capacity,
     Ensure,
@@ -39,10 +40,9 @@ from alauda_registry.storage.driver import (
 from alauda_registry.storage.drivers.s3.appending import Appender, claim
 from alauda_registry.storage.drivers.s3.client import Conflict, S3Client
 from alauda_registry.storage.drivers.s3.direct import DirectWriter
-from alauda_registry.storage.drivers.s3.documents import Entry
+from alauda_registry.storage.drivers.s3.documents import Entry, Listing
 from alauda_registry.storage.drivers.s3.errors import NAME, failure
 from alauda_registry.storage.drivers.s3.files import (
-    PIECE_MARK,
     Composition,
     FileSnapshot,
     load,
@@ -191,17 +191,10 @@ class S3Driver(StorageDriver, ObjectStore):
     @override
     async def names(self, path: str) -> list[str]:
         require_valid(path, driver=NAME)
-        beginning = f"{path}/"
-        length = len(self.client.key(beginning))
         found: set[str] = set()
-        token: str | None = None
-        while True:
-            page = await self.client.list_page(beginning, delimiter="/", token=token)
-            found.update(entry.key[length:] for entry in page.entries)
-            found.update(prefix[length:-1] for prefix in page.prefixes)
-            token = page.next
-            if token is None:
-                break
+        async with aclosing(self._names(path)) as pages:
+            async for names, _ in pages:
+                found.update(names)
         if not found:
             raise PathNotFound(driver=NAME, path=path)
         return sorted(filter(is_component, found))
@@ -212,7 +205,7 @@ class S3Driver(StorageDriver, ObjectStore):
         async for entry in self._entries(f"{path}/", start_after):
             found = self.client.path(entry.key)
             if is_path(found):
-                yield FileInfo(found, entry.size, entry.modified_at)
+                yield FileInfo(found, entry.size, entry.modified_at, entry.etag)
 
     @override
     def lock(self, name: str, *, exclusive: bool, wait: float) -> AbstractAsyncContextManager[None]:
@@ -301,13 +294,34 @@ class S3Driver(StorageDriver, ObjectStore):
 
     @override
     async def page(self, path: str, *, start_after: str = "") -> tuple[list[FileInfo], bool]:
+        async with aclosing(self.pages(path, start_after=start_after)) as pages:
+            return await anext(pages)
+
+    @override
+    async def pages(
+        self, path: str, *, start_after: str = ""
+    ) -> AsyncGenerator[tuple[list[FileInfo], bool], None]:
         require_valid(path, driver=NAME)
-        listing = await self.client.list_page(f"{path}/", start_after=start_after)
-        found = [
-            FileInfo(self.client.path(entry.key), entry.size, entry.modified_at)
-            for entry in listing.entries
-        ]
-        return found, listing.next is not None
+        if "/" in start_after.removeprefix(f"{path}/"):
+            raise InvalidPath(driver=NAME, path=start_after)
+        async with aclosing(self._listings(f"{path}/", start_after)) as listings:
+            async for listing in listings:
+                found = [
+                    FileInfo(self.client.path(entry.key), entry.size, entry.modified_at, entry.etag)
+                    for entry in listing.entries
+                ]
+                # Servers may have had enough of objects that were deleted, and go on with the next.
+                if found or listing.next is None:
+                    yield found, listing.next is not None
+
+    @override
+    async def folders(
+        self, path: str, *, start_after: str = ""
+    ) -> AsyncGenerator[tuple[list[str], bool], None]:
+        require_valid(path, driver=NAME)
+        async with aclosing(self._names(path, start_after)) as pages:
+            async for names, more in pages:
+                yield sorted(filter(is_component, names), key="{}/".format), more
 
     @override
     async def url(self, path: str, method: str) -> str:
@@ -331,20 +345,53 @@ class S3Driver(StorageDriver, ObjectStore):
     def _snapshot(self, path: str, composition: Composition) -> FileSnapshot:
         return FileSnapshot(self.client, path, composition, self._options.copies_at_once)
 
+    async def _names(
+        self, path: str, start_after: str = ""
+    ) -> AsyncGenerator[tuple[set[str], bool], None]:
+        """Yield the names below a directory, whatever they are, and whether more follow."""
+        beginning = f"{path}/"
+        length = len(self.client.key(beginning))
+        start_after = f"{beginning}{start_after}" if start_after else ""
+        following: Mapping[str, str] | None = None
+        while True:
+            page = await self.client.list_page(
+                beginning,
+                delimiter="/",
+                start_after="" if following else start_after,
+                following=following,
+            )
+            names = {entry.key[length:] for entry in page.entries}
+            names |= {prefix[length:-1] for prefix in page.prefixes}
+            following = page.next
+            yield names, following is not None
+            if following is None:
+                return
+
     async def _entries(self, beginning: str, start_after: str = "") -> AsyncGenerator[Entry, None]:
         """Yield all objects whose path begins so, page by page."""
+        start = start_after
         if start_after and not start_after.startswith(beginning):
             # No server needs to be told to begin where the prefix does, and some can't be.
             if start_after > beginning:
                 return
-            start_after = ""
-        token: str | None = None
+            start = ""
+        elif start_after:
+            # Not further down: see :meth:`ObjectStore.pages`.
+            start = beginning + start_after.removeprefix(beginning).partition("/")[0]
+        async with aclosing(self._listings(beginning, start)) as listings:
+            async for listing in listings:
+                for entry in listing.entries:
+                    if self.client.path(entry.key) > start_after:
+                        yield entry
+
+    async def _listings(self, beginning: str, start_after: str) -> AsyncGenerator[Listing, None]:
+        """Yield the pages of all objects whose path begins so, and is behind another one."""
+        following: Mapping[str, str] | None = None
         while True:
-            page = await self.client.list_page(
-                beginning, start_after=start_after if token is None else "", token=token
+            listing = await self.client.list_page(
+                beginning, start_after="" if following else start_after, following=following
             )
-            for entry in page.entries:
-                yield entry
-            token = page.next
-            if token is None:
+            yield listing
+            following = listing.next
+            if following is None:
                 return

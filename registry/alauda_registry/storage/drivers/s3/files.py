@@ -33,9 +33,6 @@ logger = logging.getLogger(__name__)
 CLAIM_SECONDS = 30.0
 """A claim that was not renewed for this long has ended."""
 
-PIECE_MARK = "~"
-"""What tells the pieces' keys from all paths, which can't have it."""
-
 COPIES_AT_ONCE = 16
 _COPY_MAXIMUM = 1024 * MIB
 """The largest part that is copied at once; S3 takes 5 GiB, and is slow then."""

@@ -2,8 +2,8 @@
 
 botocore signs, too, but takes longer for a signature than an S3 server in the same rack takes to
 answer (the numbers are in the README's decision table). Keys of ours need no encoding beyond that
-of a URL's path, so there is little to do. ``tests/unit/storage/test_s3_signing.py`` holds this to
-botocore's signer.
+of a URL's path, so there is little to do. ``tests/unit/storage/drivers/s3/test_signing.py`` holds
+this to botocore's signer.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """What a check of a storage finds: each kind of damage, and nothing else."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from alauda_registry.storage.fsck.findings import Kind
 from alauda_registry.storage.fsck.verdicts import Rules
 from alauda_registry.storage.referrers import index_entry
 from alauda_registry.storage.repositories import Registry
-from tests.contract.conftest import open_files_below
-from tests.unit.storage.checking import (
+from tests.contract.conftest import open_fake_bucket, open_files_below
+from tests.parts.fake_bucket import FakeBucket
+from tests.unit.storage.fsck.checking import (
     APP,
     CHILD,
     IMAGE,
@@ -55,13 +57,19 @@ class Place:
         return await check(self.driver, self.root, rules=rules)
 
 
-@pytest.fixture(params=["directory", "filesystem", "inmemory"])
+@pytest.fixture(params=["directory", "filesystem", "inmemory", "bucket"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     root = tmp_path / "root"
-    driver: StorageDriver = InMemoryDriver()
-    if request.param != "inmemory":
-        driver = FilesystemDriver(root)
+    in_memory = request.param in {"inmemory", "bucket"}
+    driver: StorageDriver = InMemoryDriver() if in_memory else FilesystemDriver(root)
     await fill(driver)
+    if request.param == "bucket":
+        # Brought into a bucket from elsewhere, since ours has no histories there. What belongs
+        # together is on several pages.
+        bucket = FakeBucket(time.time, page_size=7)
+        async for info in driver.walk(paths.ROOT):
+            bucket.put(info.path[1:], await driver.read(info.path))
+        driver = open_fake_bucket(bucket)
     yield Place(driver, root if request.param == "directory" else None)
     await driver.aclose()
     assert open_files_below(root) == []

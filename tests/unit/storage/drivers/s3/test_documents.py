@@ -1,6 +1,7 @@
 """What S3 servers answer, and what is none of it."""
 
 from datetime import UTC, datetime
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, strategies as st
@@ -28,7 +29,17 @@ def test_a_listing_has_entries_prefixes_and_where_it_goes_on(namespace: str) -> 
     found = documents.parse_listing(body.encode())
 
     entry = Entry("a&b", 7, datetime(2026, 11, 29, 9, tzinfo=UTC))
-    assert found == Listing([entry], ["c/"], "next")
+    assert found == Listing([entry], ["c/"], {"continuation-token": "next"})
+
+
+def test_keys_that_were_encoded_are_decoded() -> None:
+    body = f"""<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>
+        <Contents><Key>a%01%2B+%C3%BC</Key><Size>7</Size><LastModified>{TIME}</LastModified>
+        </Contents><CommonPrefixes><Prefix>%26/</Prefix></CommonPrefixes></ListBucketResult>"""
+
+    found = documents.parse_listing(body.encode())
+
+    assert ([entry.key for entry in found.entries], found.prefixes) == (["a\x01+ ü"], ["&/"])
 
 
 def test_uploads_come_with_the_markers_of_the_next_page() -> None:
@@ -78,5 +89,17 @@ def test_what_was_not_deleted_is_told() -> None:
 
 
 def test_keys_and_etags_are_escaped() -> None:
-    assert documents.render_deletions(["a&b"]).count(b"<Key>a&amp;b</Key>") == 1
+    keys = ["a&b", "t\tn\nr\r", "ü"]
+    document = ElementTree.fromstring(documents.render_deletions(keys))
+    assert [element.text for element in document.iter("Key")] == keys
     assert b"<ETag>&lt;&gt;</ETag>" in documents.render_parts([Part(1, "<>")])
+
+
+@given(st.text(min_size=1))
+def test_only_what_xml_can_carry_is_rendered(key: str) -> None:
+    if documents.can_be_rendered(key):
+        document = ElementTree.fromstring(documents.render_deletions([key]))
+        assert [element.text for element in document.iter("Key")] == [key]
+    else:
+        with pytest.raises((ElementTree.ParseError, UnicodeEncodeError)):
+            ElementTree.fromstring(documents.render_deletions([key]))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from alauda_registry.storage import publishing, shared_syncs
+from alauda_registry.storage.directory import publishing, shared_syncs
+from alauda_registry.storage.directory.publishing import Publisher
+from alauda_registry.storage.directory.rooted import RootedDirectory
 from alauda_registry.storage.driver import Ensure, Move, Unreachable, Write
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
-from alauda_registry.storage.publishing import Publisher
-from alauda_registry.storage.rooted import RootedDirectory
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from typing_extensions import override
 
-from alauda_registry.storage import shared_syncs
-from alauda_registry.storage.shared_syncs import Change, SharedSyncs
+from alauda_registry.storage.directory import shared_syncs
+from alauda_registry.storage.directory.shared_syncs import Change, SharedSyncs
 
 DIRECTORY = 3
 PATIENCE = 10.0

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from alauda_registry.storage.claims import Claim, Expectation
+from alauda_registry.storage.directory.claims import Claim, Expectation
 
 
 def mount_number(folder: Path) -> int:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from alauda_registry.storage.directory.mounts import MOUNTINFO, Mount, mount_of, read_mounts
 from alauda_registry.storage.driver import Unreachable
-from alauda_registry.storage.mounts import MOUNTINFO, Mount, mount_of, read_mounts
 
 DRIVER = "pvc"
 _MIB = 1024 * 1024

@@ -21,7 +21,7 @@ from alauda_registry.storage.fsck.directory import DirectoryTree
 from alauda_registry.storage.fsck.findings import Kind
 from alauda_registry.storage.fsck.verdicts import Rules
 from alauda_registry.storage.repositories import Registry
-from tests.unit.storage.checking import APP, IMAGE, LAYERS, SilentWatcher, check, fill
+from tests.unit.storage.fsck.checking import APP, IMAGE, LAYERS, SilentWatcher, check, fill
 from tests.unit.storage.pushing import EMPTY, image, push
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,7 @@ from alauda_registry.storage.fsck.findings import REPAIRABLE
 from alauda_registry.storage.fsck.repairs import Repairer
 from alauda_registry.storage.fsck.verdicts import Rules
 from alauda_registry.storage.repositories import Registry, Repository
-from tests.unit.storage.checking import (
+from tests.unit.storage.fsck.checking import (
     APP,
     CHILD,
     FOREIGN_IMAGE,
@@ -36,8 +36,7 @@ from tests.unit.storage.checking import (
     check,
     fill,
 )
-from tests.unit.storage.pushing import EMPTY, push_blob, put, read_blob
-from tests.unit.storage.test_fsck import (
+from tests.unit.storage.fsck.test_check import (
     DAMAGES,
     HISTORY,
     data,
@@ -48,6 +47,7 @@ from tests.unit.storage.test_fsck import (
     revision,
     tag,
 )
+from tests.unit.storage.pushing import EMPTY, push_blob, put, read_blob
 from tests.unit.storage.watching import FailingDriver, WatchedDriver
 
 pytestmark = pytest.mark.anyio
@@ -111,7 +111,7 @@ CORRUPT = {
 """Where data is taken away, and the link and the manifest that miss it then."""
 
 
-@pytest.mark.parametrize("name", DAMAGES.keys() - CORRUPT.keys())
+@pytest.mark.parametrize("name", sorted(DAMAGES.keys() - CORRUPT.keys()))
 async def test_what_was_repaired_is_not_found_again(name: str) -> None:
     driver = InMemoryDriver()
     await fill(driver)

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from alauda_registry.storage.directory.rooted import UNANSWERED, RootedDirectory, RootGone
 from alauda_registry.storage.driver import DriverError, Unreachable
-from alauda_registry.storage.rooted import UNANSWERED, RootedDirectory, RootGone
 from alauda_registry.storage.threads import run_blocking
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,10 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from typing_extensions import override
 
-from alauda_registry.storage.attachment import Hold
+from alauda_registry.storage.directory.attachment import Hold
+from alauda_registry.storage.directory.durability import SyncFailed, start_writeback, sync
+from alauda_registry.storage.directory.publishing import write_all
+from alauda_registry.storage.directory.rooted import UNANSWERED
 from alauda_registry.storage.driver import (
     AccessRefused,
     DriverError,
@@ -26,9 +29,6 @@ from alauda_registry.storage.driver import (
     ReadOnlyFileSystem,
     Unreachable,
 )
-from alauda_registry.storage.durability import SyncFailed, start_writeback, sync
-from alauda_registry.storage.publishing import write_all
-from alauda_registry.storage.rooted import UNANSWERED
 from alauda_registry.storage.threads import begin_blocking, run_blocking
 
 INLINE_BYTES = 64 * 1024

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from alauda_registry.storage.mounts import mount_number
+from alauda_registry.storage.directory.mounts import mount_number
 
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_XDEV = 0x01
@@ -307,6 +307,17 @@ class RootedDirectory:
             return os.open(name or ".", flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=fd)
         finally:
             os.close(fd)
+
+    def is_at(self, path: str, fd: int) -> bool:
+        """Tell whether a path leads to the file or directory that is open by a descriptor."""
+        try:
+            found = self.open(path, os.O_PATH)
+        except OSError:
+            return False
+        try:
+            return os.path.samestat(os.fstat(found), os.fstat(fd))
+        finally:
+            os.close(found)
 
     @contextlib.contextmanager
     def directory(self, path: str) -> Iterator[int]:

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from alauda_registry.storage.mounts import Mount, mount_of, parse_mounts, read_mounts
+from alauda_registry.storage.directory.mounts import Mount, mount_of, parse_mounts, read_mounts
 
 POD = r"""
 2131 1893 0:312 / / rw,relatime master:671 - overlay overlay rw,lowerdir=/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs,upperdir=/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/2/fs,workdir=/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/2/work

@@ -21,11 +21,12 @@ from typing_extensions import override
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.media_types import OCI_MANIFEST
 from alauda_registry.oci.reference import RepositoryName, Tag
-from alauda_registry.storage import durability, paths, shared_syncs
+from alauda_registry.storage import paths
+from alauda_registry.storage.directory import durability, shared_syncs
+from alauda_registry.storage.directory.rooted import RootedDirectory
 from alauda_registry.storage.driver import Ensure, Move, Unreachable, Write
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.repositories import Registry, Repository
-from alauda_registry.storage.rooted import RootedDirectory
 from tests.unit.storage.pushing import EMPTY, NAME, descriptor, image, piece, push_blob, put
 
 pytestmark = pytest.mark.anyio
@@ -407,6 +408,32 @@ async def test_what_could_not_be_synced_is_not_relied_on(
     await driver.publish(Ensure("/a/b"))
 
     assert syncs.take() == ["/a", "/"]
+
+
+async def test_a_folder_that_could_not_be_synced_is_synced_until_it_can_be(
+    driver: FilesystemDriver, syncs: Syncs, tmp_path: Path
+) -> None:
+    """By everybody who relies on it, in whichever process, before anything is acknowledged."""
+    other = FilesystemDriver(tmp_path)
+
+    def fail(path: str) -> None:
+        if path == "/a":
+            raise OSError(errno.EIO, "lost")
+
+    syncs.on_sync = fail
+    for process in (driver, other, driver):
+        for step in (Write("/a/b/c", b"x"), Write("/a/b/d", b"x"), Ensure("/a/b/c")):
+            with pytest.raises(Unreachable, match="/a"):
+                await process.publish(step)
+    syncs.on_sync = lambda path: None
+
+    for process in (driver, other):
+        syncs.take()
+        await process.publish(Write("/a/b/e", b"x"))
+        assert "/a" in syncs.take()
+        await process.publish(Write("/a/b/f", b"x"))
+        assert "/a" not in syncs.take()
+    await other.aclose()
 
 
 async def test_little_is_remembered_and_what_is_asked_for_longest(

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from alauda_registry.storage.rooted import RootedDirectory
-from alauda_registry.storage.shared_syncs import Change, SharedSyncs
+from alauda_registry.storage.directory.rooted import RootedDirectory
+from alauda_registry.storage.directory.shared_syncs import Change, SharedSyncs
 
 _REMEMBERED_MAXIMUM = 8192
 
@@ -172,7 +172,7 @@ class Changes:
         """Let go of a directory, and of those above it, that are in their places no more."""
         while path != "/":
             opened = self._opened.get(path)
-            if opened is not None and not self._is_at(path, opened.fd):
+            if opened is not None and not self._root.is_at(path, opened.fd):
                 self._let_go(path)
             path = split(path)[0]
 
@@ -249,16 +249,6 @@ class Changes:
         opened = self._opened.pop(path)
         self._syncs.leave(opened.change)
         os.close(opened.fd)
-
-    def _is_at(self, path: str, directory: int) -> bool:
-        try:
-            fd = self._root.open(path, os.O_PATH)
-        except OSError:
-            return False
-        try:
-            return os.path.samestat(os.fstat(fd), os.fstat(directory))
-        finally:
-            os.close(fd)
 
     def _open(self, path: str) -> _Opened:
         fd = self._root.open(path, os.O_RDONLY | os.O_DIRECTORY)

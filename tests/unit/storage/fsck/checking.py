@@ -12,6 +12,7 @@ from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.media_types import OCI_LAYER_GZIP, OCI_MANIFEST
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.storage.driver import StorageDriver
+from alauda_registry.storage.fsck.bucket import BucketTree
 from alauda_registry.storage.fsck.check import Check, Summary, Watcher
 from alauda_registry.storage.fsck.directory import DirectoryTree
 from alauda_registry.storage.fsck.findings import Finding
@@ -110,6 +111,8 @@ async def check(
     """
     watcher = SilentWatcher()
     tree: Tree = DriverTree(driver) if root is None else DirectoryTree(root, jobs=2)
+    if driver.objects is not None:
+        tree = BucketTree(driver, driver.objects, jobs=2)
     repairer = None if run is None else Repairer(driver, run)
     a_check = Check(
         driver,

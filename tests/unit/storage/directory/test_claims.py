@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from alauda_registry.storage.claims import (
+from alauda_registry.storage.directory.claims import (
     Claim,
     Expectation,
     NotMounted,
     default_reserve,
     format_bytes,
 )
-from tests.unit.storage.claiming import claimed, line
+from tests.unit.storage.directory.claiming import claimed, line
 
 MIB = 1024 * 1024
 POD = "/var/lib/kubelet/pods/0f1c2a"

@@ -24,7 +24,7 @@ from alauda_registry.storage.fsck.processes import end, receive_files, start_wal
 from alauda_registry.storage.fsck.tree import DriverTree
 from alauda_registry.storage.fsck.verification import Verification
 from tests.parts.processes import children_of, state_of, wait_until
-from tests.unit.storage.checking import NO_AGE, SilentWatcher, fill
+from tests.unit.storage.fsck.checking import NO_AGE, SilentWatcher, fill
 
 MIB = 1024 * 1024
 

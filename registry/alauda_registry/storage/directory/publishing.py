@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from alauda_registry.storage.driver import Ensure, Move, Stage, Step, Write, flatten
-from alauda_registry.storage.durability import (
+from alauda_registry.storage.directory.durability import (
     Changes,
     DurableDirectories,
     Identity,
@@ -24,7 +23,8 @@ from alauda_registry.storage.durability import (
     start_writeback,
     sync,
 )
-from alauda_registry.storage.rooted import RootedDirectory
+from alauda_registry.storage.directory.rooted import RootedDirectory
+from alauda_registry.storage.driver import Ensure, Move, Stage, Step, Write, flatten
 
 _VECTORS_MAXIMUM = 1024
 
@@ -154,7 +154,7 @@ class Publisher:
             os.rename(source_name, target_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
         except OSError:
             # Something is in the way, or was; or a file server did it, and its answer was lost.
-            if not self._is_at(prepared.path, prepared.fd):
+            if not self._root.is_at(prepared.path, prepared.fd):
                 self._root.rename(prepared.source, prepared.path)
                 # It may have gone into another folder than the one that is open.
                 changes.look_anew(target)
@@ -182,20 +182,10 @@ class Publisher:
             os.rename(source_name, target_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
         except OSError:
             # Or a file server did it, and its answer was lost.
-            if not self._is_at(prepared.path, prepared.fd):
+            if not self._root.is_at(prepared.path, prepared.fd):
                 return False
         prepared.scratch = ""
         return True
-
-    def _is_at(self, path: str, file: int) -> bool:
-        try:
-            fd = self._root.open(path, os.O_PATH)
-        except OSError:
-            return False
-        try:
-            return os.path.samestat(os.fstat(fd), os.fstat(file))
-        finally:
-            os.close(fd)
 
 
 def _prepare(root: RootedDirectory, prepared: _Prepared) -> None:

@@ -1,0 +1,1 @@
+"""What the drivers of a directory, ``filesystem`` and ``pvc``, are made of."""
