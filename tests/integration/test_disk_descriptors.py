@@ -48,10 +48,10 @@ def test_a_server_that_may_open_nothing_answers_and_recovers(tmp_path: Path) -> 
         push = client.post("/v2/app/blobs/uploads/")
         delete = client.delete("/v2/app/manifests/kept")
         alive = client.get("/healthz")
-        wait_until(lambda: client.get("/readyz").status_code == 503, "the probe to fail", 20)
+        wait_until(lambda: client.get("/readyz").status_code == 503, "the probe to fail")
         reason = client.get("/readyz").text
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
-        wait_until(lambda: client.get("/readyz").status_code == 200, "the probe to succeed", 20)
+        wait_until(lambda: client.get("/readyz").status_code == 200, "the probe to succeed")
         assert_served(client, pusher.volume)
         pusher.image("app", "new")
         log = server.log.read_text()
@@ -74,6 +74,8 @@ def test_connections_that_were_too_many_are_served_when_others_are_closed(
     ):
         pusher = Pusher(client)
         pusher.image("app", "kept")
+        # A worker that still starts would end for want of files, and the server with it.
+        wait_until(lambda: "serving http" in server.log.read_text(), "all workers")
         processes = [server.pid] if workers == 1 else children_of(server.pid, b"spawn_main")
         for pid in processes:
             limit = descriptors(pid) + 8
@@ -84,7 +86,7 @@ def test_connections_that_were_too_many_are_served_when_others_are_closed(
         exhausted = client.get("/healthz").status_code
         for connection in idle:
             connection.close()
-        wait_until(lambda: is_served(server.url), "new connections", 20)
+        wait_until(lambda: is_served(server.url), "new connections")
         assert_served(client, pusher.volume)
         log = server.log.read_text()
 

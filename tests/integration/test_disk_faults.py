@@ -28,7 +28,8 @@ from alauda_registry.oci.errors import (
 )
 from alauda_registry.oci.media_types import OCI_MANIFEST
 from alauda_registry.oci.reference import RepositoryName, Tag
-from alauda_registry.storage import attachment, paths
+from alauda_registry.storage import paths
+from alauda_registry.storage.directory import attachment
 from alauda_registry.storage.driver import (
     DriverError,
     OutOfSpace,

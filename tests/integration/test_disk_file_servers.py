@@ -18,7 +18,8 @@ from typing_extensions import override
 
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.reference import RepositoryName, Tag
-from alauda_registry.storage import paths, rooted
+from alauda_registry.storage import paths
+from alauda_registry.storage.directory import rooted
 from alauda_registry.storage.driver import Unreachable, Write
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.repositories import Registry, Repository

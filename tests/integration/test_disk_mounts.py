@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.reference import Tag
-from alauda_registry.storage import attachment
+from alauda_registry.storage.directory import attachment
 from alauda_registry.storage.driver import Unreachable, Write
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.repositories import Registry, Repository
@@ -331,16 +331,16 @@ def test_service_resumes_without_a_restart_over_http(
         wait_until(lambda: "with 2 workers" in server.log.read_text(), "both workers")
         workers = children_of(server.pid, b"spawn_main")
         moved.take_away()
-        wait_until(lambda: not all_ready(server.url), "the probes to fail", 20)
+        wait_until(lambda: not all_ready(server.url), "the probes to fail")
         # One that is started now must not make an empty registry in the empty folder.
         os.kill(workers[0], signal.SIGKILL)
-        wait_until(lambda: "cannot use" in server.log.read_text(), "a start that fails", 20)
+        wait_until(lambda: "cannot use" in server.log.read_text(), "a start that fails")
         # Not by the connection that the other one had.
         with connected(server.url) as another:
             answers = [another.post("/v2/app/blobs/uploads/") for _ in range(5)]
         in_its_place = list(moved.place.iterdir())
         moved.bring_back()
-        wait_until(lambda: all_ready(server.url), "the probes to succeed", 40)
+        wait_until(lambda: all_ready(server.url), "the probes to succeed")
         wait_until(
             lambda: len(children_of(server.pid, b"spawn_main")) == 2, "the worker to be back", 40
         )

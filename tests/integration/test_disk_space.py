@@ -201,7 +201,7 @@ def test_64_mebibytes_filled_to_the_last_byte_need_no_restart(tmp_path: Path) ->
                 headers={"Content-Type": media_type},
             )
             statuses |= {started.status_code, pushed.status_code}
-        wait_until(lambda: "full" in client.get("/readyz").text, "the probe to say so", 20)
+        wait_until(lambda: "full" in client.get("/readyz").text, "the probe to say so")
         ready = client.get("/readyz").status_code
         pusher.delete(f"/v2/app/manifests/{doomed}")
         del pusher.volume.manifests["app", doomed], pusher.volume.tags["app"]["doomed"]
@@ -209,7 +209,7 @@ def test_64_mebibytes_filled_to_the_last_byte_need_no_restart(tmp_path: Path) ->
         disk.empty()
         pusher.image("app", "new")
         assert_served(client, pusher.volume)
-        wait_until(lambda: "full" not in client.get("/readyz").text, "space to be back", 20)
+        wait_until(lambda: "full" not in client.get("/readyz").text, "space to be back")
         log = server.log.read_text()
 
     assert statuses == {507}

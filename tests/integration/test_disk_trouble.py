@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,10 +26,10 @@ from alauda_registry.storage.driver import DriverError, OutOfSpace, ReadOnlyFile
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.repositories import Registry, Repository
 from tests.contract.conftest import assert_nothing_is_left
+from tests.integration.disks import Disk, mounted
 from tests.integration.volumes import Pusher, Volume, assert_served, connected
 from tests.parts import registry as server_part
 from tests.parts.processes import wait_until
-from tests.parts.tools import is_ci
 from tests.unit.storage.pushing import (
     EMPTY,
     NAME,
@@ -52,47 +51,10 @@ NEW = b"new" * 100_000
 SUBJECT = descriptor(b"subject", OCI_MANIFEST)
 
 
-class Disk:
-    """A small file system of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._ballast = path / "ballast"
-
-    def fill(self, *, leave: int = 0) -> None:
-        """Take all space but ``leave`` bytes."""
-        self.empty()
-        free = self.free()
-        with self._ballast.open("wb") as ballast:
-            os.posix_fallocate(ballast.fileno(), 0, free - leave)
-        assert self.free() == leave
-
-    def empty(self) -> None:
-        self._ballast.unlink(missing_ok=True)
-
-    def free(self) -> int:
-        status = os.statvfs(self.path)
-        return status.f_bavail * status.f_bsize
-
-    def remount(self, mode: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{mode}", self.path], check=True)
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        if is_ci() and os.geteuid() == 0:
-            raise
-        pytest.skip(f"a small disk can't be mounted here: {error}")
-    try:
-        yield Disk(path)
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
+    with mounted(tmp_path, "tmpfs", SIZE) as disk:
+        yield disk
 
 
 @pytest.fixture
@@ -261,13 +223,13 @@ def test_a_full_disk_over_http(disk: Disk, tmp_path: Path) -> None:
         manifest = client.put(
             "/v2/app/manifests/new", content=content, headers={"Content-Type": media_type}
         )
-        wait_until(lambda: "full" in client.get("/readyz").text, "the probe to say so", 20)
+        wait_until(lambda: "full" in client.get("/readyz").text, "the probe to say so")
         ready = client.get("/readyz")
         deleted = client.delete(f"/v2/app/manifests/{doomed}")
         del pusher.volume.manifests["app", doomed], pusher.volume.tags["app"]["doomed"]
         assert_served(client, pusher.volume)
         disk.empty()
-        wait_until(lambda: "full" not in client.get("/readyz").text, "space to be back", 20)
+        wait_until(lambda: "full" not in client.get("/readyz").text, "space to be back")
         pusher.artifact("app", "new")
         assert_served(client, pusher.volume)
         log = server.log.read_text()
@@ -352,10 +314,10 @@ def test_a_read_only_disk_over_http(disk: Disk, tmp_path: Path) -> None:
 
         started = client.post("/v2/app/blobs/uploads/")
         deleted = client.delete("/v2/app/manifests/kept")
-        wait_until(lambda: client.get("/readyz").status_code == 503, "the probe to fail", 20)
+        wait_until(lambda: client.get("/readyz").status_code == 503, "the probe to fail")
         assert_served(client, pusher.volume)
         disk.remount("rw")
-        wait_until(lambda: client.get("/readyz").status_code == 200, "the probe to succeed", 20)
+        wait_until(lambda: client.get("/readyz").status_code == 200, "the probe to succeed")
         pusher.image("app", "new")
         log = server.log.read_text()
 

@@ -45,8 +45,8 @@ import multiprocessing
 import socket
 import sys
 
-from alauda_registry.server.settings import Settings
-from alauda_registry.server.supervisor import run_worker
+from alauda_registry.server.configuration.settings import Settings
+from alauda_registry.server.workers.supervisor import run_worker
 
 if __name__ == "__main__":
     settings = Settings.model_validate({"storage": {"filesystem": {"rootdirectory": sys.argv[1]}}})

@@ -22,7 +22,11 @@ from typing import Any
 import pytest
 import uvicorn
 
-from alauda_registry.server.protocol import ProtocolLimits, Refusal, RegistryHttpProtocol
+from alauda_registry.server.errors import render_refusal
+from alauda_registry.server.middleware.envelope import API_VERSION
+from alauda_registry.serving.exchange import ABORT
+from alauda_registry.serving.protocol import HttpProtocol, ProtocolLimits, Refusal
+from alauda_registry.serving.sendfile import RELAY
 from tests.parts.certificates import Authority
 
 pytestmark = pytest.mark.integration
@@ -53,7 +57,8 @@ class App:
 
     def observe_refusal(self, refusal: Refusal) -> list[tuple[bytes, bytes]]:
         self.refusals.append(refusal)
-        return [(b"x-refusal", b"%d" % len(self.refusals)), (b"content-type", b"never/this")]
+        refusal_header = b"x-refusal", b"%d" % len(self.refusals)
+        return [API_VERSION, refusal_header, (b"content-type", b"never/this")]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
@@ -77,6 +82,12 @@ class App:
 
     async def refuse(self, notes: list[Any], scope: Any, receive: Any, send: Any) -> None:
         """Answer without looking at the body."""
+        await answer(send, 403, b"no")
+        notes.append("answered")
+
+    async def refuse_the_gone(self, notes: list[Any], scope: Any, receive: Any, send: Any) -> None:
+        """Answer without looking at the body, nor at whether the client is still there."""
+        time.sleep(0.2)  # noqa: ASYNC251 -- the event loop must not find out meanwhile
         await answer(send, 403, b"no")
         notes.append("answered")
 
@@ -194,7 +205,7 @@ class Client:
 
     def send_until_answered(self, part: bytes) -> None:
         """Send slowly, until there is something to read."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while not select.select([self.socket], [], [], 0.05)[0]:
             assert time.monotonic() < end, "there is no answer"
             self.socket.sendall(part)
@@ -246,9 +257,9 @@ class Service:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < end, "it did not happen within 10 seconds"
+        assert time.monotonic() < end, "it did not happen within 30 seconds"
         time.sleep(0.01)
 
 
@@ -257,7 +268,7 @@ def serving(loop: str, app: App, **options: Any) -> Iterator[Service]:
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
-        http=RegistryHttpProtocol.configured(LIMITS, app.observe_refusal),
+        http=HttpProtocol.configured(LIMITS, render_refusal, app.observe_refusal),
         loop=loop,
         ws="none",
         lifespan="off",
@@ -892,6 +903,14 @@ def test_client_that_goes_away_ends_the_answer(service: Service, path: str) -> N
     service.wait_for_note(path, "returned")
 
 
+def test_a_client_who_is_gone_is_refused_in_silence(service: Service) -> None:
+    path = "/refuse_the_gone/early"
+    with service.client() as client:
+        client.send(put(path, 2**30, content=b"half"))
+
+    service.wait_for_note(path, "answered")
+
+
 def test_broken_connections_leave_no_descriptor_behind(service: Service) -> None:
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))
@@ -1049,6 +1068,6 @@ def test_over_tls_no_file_can_be_sent_and_refusals_still_are(
                 plain.send(b"\x00")
                 refused = plain.read_answer()
 
-    assert app.scopes["/refuse/tls"]["extensions"] == {}
+    assert app.scopes["/refuse/tls"]["extensions"] == {ABORT: {}, RELAY: {}}
     assert (answer.status, answer.headers["connection"], rest) == (403, "close", b"")
     assert refused.status == 400

@@ -217,6 +217,30 @@ def test_a_worker_that_dies_is_replaced_and_nobody_is_refused(tmp_path: Path) ->
         ]
 
 
+def test_a_worker_that_dies_before_others_serve_is_replaced(tmp_path: Path) -> None:
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    process = start(
+        tmp_path / "log", "--root", tmp_path / "root", "--listen", address, "--workers", "2"
+    )
+    server = Serving(process, tmp_path / "log", port)
+    try:
+        wait_until(lambda: len(server.workers()) == 2, "the workers")
+        early, late = server.workers()
+        os.kill(late, signal.SIGSTOP)
+        wait_until(partial(listens, port), "the first worker")
+        assert server.get("/v2/")[0] == 200
+        os.kill(early, signal.SIGKILL)
+        wait_until(partial(is_replaced, server, early), "another worker")
+        os.kill(late, signal.SIGCONT)
+
+        wait_until(lambda: " with 2 workers" in server.log.read_text(), "both workers")
+
+        assert server.get("/v2/")[0] == 200
+    finally:
+        stop(process)
+
+
 def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
     with serving(tmp_path, "--workers", "2") as server:
         workers = server.workers()

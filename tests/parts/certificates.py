@@ -39,11 +39,15 @@ class Authority:
         )
 
     def issue(self, directory: Path, *, name: str = "localhost") -> CertificatePair:
-        """Write a pair for clients, and for servers at ``localhost``, ``127.0.0.1``, ``name``."""
+        """Write a pair for clients, and for servers at ``localhost``, ``name`` and this machine.
+
+        Its addresses are ``127.0.0.1``, and ``0.0.0.0`` as Linux understands it, for clients that
+        believe everybody at the first one.
+        """
         names = x509.SubjectAlternativeName(
             [
                 *[x509.DNSName(host) for host in dict.fromkeys(["localhost", name])],
-                x509.IPAddress(IPv4Address("127.0.0.1")),
+                *[x509.IPAddress(IPv4Address(text)) for text in ("127.0.0.1", "0.0.0.0")],
             ]
         )
         key = ec.generate_private_key(ec.SECP256R1())

@@ -1,5 +1,6 @@
 """Starts dockerd: enough of it to load, push and pull images, and no network of its own."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,13 +10,28 @@ from tests.parts.containerd import Containerd
 from tests.parts.processes import run, started
 from tests.parts.tools import find
 
+_WITH_ETC = 'mount --bind "$1" /etc/docker && shift && exec "$@"'
+
 
 @dataclass(frozen=True, slots=True)
 class Dockerd:
-    """A running dockerd."""
+    """A running dockerd.
+
+    Args:
+        socket: Where it listens.
+        pid: Of its process.
+        certificates: What it takes for ``/etc/docker/certs.d``: ``HOST:PORT/ca.crt``.
+    """
 
     socket: Path
     pid: int
+    certificates: Path
+
+    def trust(self, address: str, authority: Path) -> None:
+        """Have it believe an authority about a registry."""
+        folder = self.certificates / address
+        folder.mkdir(parents=True)
+        shutil.copy(authority, folder / "ca.crt")
 
 
 @contextmanager
@@ -34,11 +50,15 @@ def running(directory: Path, sockets: Path, containerd: Containerd) -> Iterator[
     directory.mkdir(parents=True, exist_ok=True)
     socket = sockets / "docker.sock"
     docker = find("docker")
-    # The machine's own configuration must not have a say.
+    # The machine's own configuration must not have a say, nor the machine be told of ours: where
+    # docker looks for certificates is not for us to choose, but what it sees there is.
+    etc = directory / "etc"
+    etc.mkdir()
     configuration = directory / "daemon.json"
     configuration.write_text("{}")
     with started(
         [
+            *("unshare", "--mount", "sh", "-c", _WITH_ETC, "sh", etc),
             find("dockerd"),
             *("--iptables=false", "--ip6tables=false", "--bridge=none"),
             *("--config-file", configuration, "--pidfile", directory / "docker.pid"),
@@ -48,7 +68,7 @@ def running(directory: Path, sockets: Path, containerd: Containerd) -> Iterator[
         log=directory / "dockerd.log",
         ready=lambda: _answers(docker, socket),
     ) as process:
-        yield Dockerd(socket, process.pid)
+        yield Dockerd(socket, process.pid, etc / "certs.d")
 
 
 def _answers(docker: Path, socket: Path) -> bool:

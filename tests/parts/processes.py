@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
+"""Long, as the machine may be busy; what is waited for comes in a second or two."""
+
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.02
 
@@ -81,12 +83,30 @@ def children_of(pid: int, containing: bytes = b"") -> list[int]:
     return found
 
 
+def family_of(pid: int) -> list[int]:
+    """Return a process and everything it started that still runs."""
+    found = [pid]
+    for member in found:
+        # A thread may end while its children are being read.
+        with contextlib.suppress(OSError):
+            found.extend(children_of(member))
+    return found
+
+
 def state_of(pid: int) -> str:
     """Return the letter for what a process is doing, of ``proc(5)``; "" when there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
+
+
+def peak_memory(pid: int) -> int:
+    """Return the most resident memory that a process ever had, in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 @contextmanager
@@ -125,14 +145,18 @@ def started(
         stop(process)
 
 
-def stop(process: subprocess.Popen[bytes]) -> int:
-    """End a program politely, then by force, and return its exit status."""
+def stop(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> int:
+    """End a program politely, then with all that it started by force; return its exit status."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
-        return process.wait(STOP_SECONDS)
+        return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
+        # By their ids: a search by name would also find somebody else's server. Parents go first,
+        # who might start another child for the one that ended.
+        for pid in family_of(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         return process.wait(STOP_SECONDS)
 
 

@@ -11,9 +11,9 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Mount, Router
 
 from alauda_registry.oci.errors import RegistryError
-from alauda_registry.server.envelope import Envelope
 from alauda_registry.server.errors import render_error
 from alauda_registry.server.extensions import ImageRecorder, NoRecorder
+from alauda_registry.server.middleware.envelope import Envelope
 from alauda_registry.server.routes import (
     base,
     blobs,

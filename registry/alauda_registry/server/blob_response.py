@@ -1,8 +1,8 @@
 """Sends a blob too large to be kept in memory, and closes it whatever happens.
 
 Where the server can, the kernel sends the file, or what comes on a socket from a bucket, and the
-bytes never enter this process.
-Otherwise they are read and sent in pieces, and reading ends when the client goes away.
+bytes never enter this process; to a client that speaks TLS the server copies what comes on a
+socket. Otherwise they are read and sent in pieces, and reading ends when the client goes away.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
-from alauda_registry.server.sendfile import RELAY, ZERO_COPY_SEND
+from alauda_registry.serving.sendfile import RELAY, ZERO_COPY_SEND
 from alauda_registry.storage.blobs import Blob
 from alauda_registry.storage.driver import Inflow
 

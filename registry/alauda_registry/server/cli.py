@@ -14,8 +14,9 @@ from typing_extensions import override
 
 from alauda_registry.server import run
 from alauda_registry.server.commands import fsck, htpasswd
-from alauda_registry.server.settings import CannotStart, Settings
-from alauda_registry.server.sources import Key, Override, load_settings
+from alauda_registry.server.configuration.settings import Settings
+from alauda_registry.server.configuration.sources import Key, Override, load_settings
+from alauda_registry.serving.starting import CannotStart
 
 _DESCRIPTION = """\
 A container registry. Alone it needs a folder and nothing else:

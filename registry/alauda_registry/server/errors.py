@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from alauda_registry.oci import errors
 from alauda_registry.oci.errors import ErrorCode, RegistryError
+from alauda_registry.serving.request_head import Refused
 from alauda_registry.storage.driver import Busy, OutOfSpace, ReadOnlyFileSystem, Unreachable
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,13 @@ async def render_error(request: Request, error: Exception) -> Response:
             return _trouble_response(request, error)
 
 
+def render_refusal(refused: Refused) -> bytes:
+    """Return what a client is told who broke the protocol."""
+    is_much = refused.status is HTTPStatus.TOO_MANY_REQUESTS
+    code = ErrorCode.TOOMANYREQUESTS if is_much else ErrorCode.UNSUPPORTED
+    return _content([{"code": code, "message": str(refused), "detail": refused.detail}])
+
+
 def as_registry_error(error: Exception) -> RegistryError | None:
     """Return what storage trouble means to a client; None if there are no words for it."""
     match error:
@@ -132,5 +140,8 @@ def _headers(error: RegistryError) -> dict[str, str]:
 def _render(
     status: HTTPStatus, entries: list[dict[str, Any]], headers: Mapping[str, str] | None = None
 ) -> Response:
-    content = json.dumps({"errors": entries}).encode()
-    return Response(content, status, headers, "application/json")
+    return Response(_content(entries), status, headers, "application/json")
+
+
+def _content(entries: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"errors": entries}).encode()

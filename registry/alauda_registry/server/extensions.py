@@ -15,9 +15,12 @@ from typing import Protocol, TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from alauda_registry.auth.authenticator import Caller
+from alauda_registry.auth.scopes import Access
 from alauda_registry.oci.digest import Digest
+from alauda_registry.oci.errors import Unauthorized
 from alauda_registry.oci.reference import RepositoryName, Tag
-from alauda_registry.server.settings import CannotStart
+from alauda_registry.serving.starting import CannotStart
 from alauda_registry.storage.repositories import Registry
 
 GROUP = "alauda_registry.extensions"
@@ -63,6 +66,29 @@ class NoRecorder:
         """There is nobody to be told."""
 
 
+class Door(Protocol):
+    """Knows who asks and what they may; an extension lets nobody in whom it does not.
+
+    Each may raise what the gate of the mode raises: `Unauthorized`, `Denied`, `TooManyRequests`,
+    `AuthorityUnavailable`.
+    """
+
+    async def identify(self, scope: Scope) -> Caller:
+        """Return who sends a request; without credentials that is nobody in particular."""
+        ...
+
+    async def admit(self, scope: Scope, needed: Sequence[Access]) -> Caller:
+        """Return who sends a request, if they may do all of this.
+
+        Nothing takes good credentials only.
+        """
+        ...
+
+    def challenge(self, scope: Scope, error: Unauthorized, needed: Sequence[Access]) -> str:
+        """Return the field ``WWW-Authenticate`` of the answer to whoever was not let in."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What an extension is given when it is opened.
@@ -75,6 +101,8 @@ class Surroundings:
         is_first: This is the process among several that does what only one has to do.
         read_only: Nothing is to be changed.
         may_untag: Tags may be deleted.
+        door: Whoever asks for something has to be let in by it; None where everybody may do
+            everything.
     """
 
     registry: Registry
@@ -84,6 +112,7 @@ class Surroundings:
     is_first: bool
     read_only: bool
     may_untag: bool
+    door: Door | None = None
 
 
 class Extension(Protocol):
@@ -91,7 +120,11 @@ class Extension(Protocol):
 
     @property
     def app(self) -> ASGIApp:
-        """Serves the paths below ``/api``, ``/apis``, ``/openapi``, and ``/version``."""
+        """Serves the paths below ``/api``, ``/apis``, ``/openapi``, and ``/version``.
+
+        The registry's guard does not stand before it: it asks the door itself, as it alone knows
+        what a request leads to, and what a refusal looks like.
+        """
         ...
 
     @property

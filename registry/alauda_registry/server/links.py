@@ -2,17 +2,15 @@
 
 ``Location`` is a path unless the registry was told the URL clients know it by, or was told
 not to use paths: a path is right behind every proxy, and there is no host in it that a
-client might refuse to follow. ``Link`` is always a path.
+client might refuse to follow. ``Link`` is always a path. Scheme and host of a whole URL are those
+that the client used, as ``proxies.py`` finds them.
 """
 
-import re
 from urllib.parse import urlencode
 
 from alauda_registry.oci.digest import Digest
 from alauda_registry.server.state import RegistryRequest
 from alauda_registry.server.upload_state import UploadState
-
-_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
 
 def blob_url(request: RegistryRequest, name: str, digest: Digest) -> str:
@@ -53,17 +51,5 @@ def _base(request: RegistryRequest) -> str:
         is_relative = options.external_url is None
     if is_relative:
         return _path(request)
-    return (options.external_url or _origin(request)).rstrip("/") + _path(request)
-
-
-def _origin(request: RegistryRequest) -> str:
-    """Return scheme and host as the client sees them, through a proxy that says so."""
-    scheme = _first(request.headers.get("x-forwarded-proto")) or request.scope["scheme"]
-    host = _first(request.headers.get("x-forwarded-host")) or request.headers.get("host", "")
-    if scheme not in ("http", "https") or _HOST.fullmatch(host) is None:
-        return ""
-    return f"{scheme}://{host}"
-
-
-def _first(value: str | None) -> str:
-    return (value or "").partition(",")[0].strip()
+    origin = options.external_url or options.proxies.origin(request.scope).url
+    return origin.rstrip("/") + _path(request)

@@ -4,19 +4,21 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from alauda_registry.server.authentication import (
+from alauda_registry.server.configuration.settings import Settings
+from alauda_registry.server.extensions import IMAGE_API
+from alauda_registry.server.opening.authentication import (
     open_authentication,
     prepare_authentication,
     warnings as authentication_warnings,
 )
-from alauda_registry.server.descriptors import allow_many_open_files
-from alauda_registry.server.extensions import IMAGE_API
-from alauda_registry.server.listening import bind_socket, check_listening, describe_address
-from alauda_registry.server.logs import configure_logging
-from alauda_registry.server.roots import check_root, prepare_root, warn_of_caches
-from alauda_registry.server.settings import CannotStart, Settings
-from alauda_registry.server.supervisor import Supervisor
-from alauda_registry.server.tls import Certificates
+from alauda_registry.server.opening.certificates import open_certificates
+from alauda_registry.server.opening.exposure import check_exposure
+from alauda_registry.server.opening.roots import check_root, prepare_root, warn_of_caches
+from alauda_registry.server.workers.supervisor import Supervisor
+from alauda_registry.serving.file_limit import allow_many_open_files
+from alauda_registry.serving.listening import bind_socket, describe_address
+from alauda_registry.serving.logs import configure_logging
+from alauda_registry.serving.starting import CannotStart
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def serve(
     prepare_root(settings.storage)
     if settings.storage.s3 is not None:
         # botocore takes a while to import, and memory.
-        from alauda_registry.server.buckets import check_bucket
+        from alauda_registry.server.opening.buckets import check_bucket
 
         check_bucket(settings, settings.storage.s3)
     prepare_authentication(settings)
@@ -58,7 +60,7 @@ def serve(
             _warn_small_limits(settings)
             return Supervisor(settings, sock, location, extension).run()
         # Not above: a supervisor has no use for the application.
-        from alauda_registry.server.worker import Worker
+        from alauda_registry.server.workers.worker import Worker
 
         worker = Worker(settings, extension=extension)
         try:
@@ -75,9 +77,9 @@ def check(settings: Settings) -> None:
     Raises:
         CannotStart: Something is; the message says what to do.
     """
-    check_listening(settings.http, settings.auth)
+    check_exposure(settings.http, settings.auth)
     if settings.http.tls.certificate is not None:
-        Certificates(settings.http.tls)
+        open_certificates(settings.http.tls)
     check_root(settings.storage)
     if (authentication := open_authentication(settings, is_check=True)) is not None:
         authentication.close()

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from alauda_registry.oci.errors import Unsupported
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.server.extensions import ImageRecorder
+from alauda_registry.server.proxies import Proxies
 from alauda_registry.server.upload_state import UploadStates
 from alauda_registry.storage.repositories import Registry, Repository
 
@@ -27,6 +28,7 @@ class ServerOptions:
         relative_urls: Whether locations are paths (true) or whole URLs (false). Unset,
             they are paths unless ``external_url`` is given: a path is right behind every
             proxy, and can't name a host that a client refuses to follow.
+        proxies: Whose word about clients, and about the URL they use, is taken.
         headers: Added to every answer that does not have them yet.
         secret: Signs upload URLs, the same in all replicas; unset, storage keeps one.
         read_only: Refuse everything but GET and HEAD.
@@ -48,6 +50,7 @@ class ServerOptions:
     prefix: str = "/"
     external_url: str | None = None
     relative_urls: bool | None = None
+    proxies: Proxies = field(default_factory=Proxies)
     headers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     secret: bytes | None = field(default=None, repr=False)
     read_only: bool = False

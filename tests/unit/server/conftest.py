@@ -1,6 +1,5 @@
 """A server over a registry in memory, asked from the outside."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 
@@ -15,15 +14,6 @@ from alauda_registry.storage.repositories import Registry
 
 MakeApp = Callable[[ServerOptions], Starlette]
 MakeClient = Callable[[ServerOptions], TestClient]
-
-
-@pytest.fixture
-def untouched_logging() -> Iterator[None]:
-    """Undo what a test does to the logging of the whole process."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ def test_the_image_api_is_found_by_its_name() -> None:
 
 def test_nothing_of_it_is_imported_by_a_registry_alone(tmp_path: Path) -> None:
     code = (
-        "import sys, alauda_registry.__main__, alauda_registry.server.worker\n"
+        "import sys, alauda_registry.__main__, alauda_registry.server.workers.worker\n"
         "print([name for name in sys.modules if 'imageapi' in name or name in "
         "('orjson', 'jsonpatch')])"
     )

@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from alauda_registry.server.health import HealthMonitor, Readiness, State
-from alauda_registry.server.metrics import Metrics
+from alauda_registry.server.metrics.metrics import Metrics
 from alauda_registry.server.routes.health import Probes
 from alauda_registry.storage.driver import Capacity
 from alauda_registry.storage.repositories import Health

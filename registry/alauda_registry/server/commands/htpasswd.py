@@ -18,7 +18,7 @@ from pathlib import Path
 
 from alauda_registry.auth.files import FileInvalid, sync_directory
 from alauda_registry.auth.htpasswd import USUAL_COST, hash_password, read_passwords
-from alauda_registry.server.settings import CannotStart
+from alauda_registry.serving.starting import CannotStart
 
 FLAGS = ("--cost",)
 EPILOG = """\
@@ -97,8 +97,12 @@ def _ask_password(name: str) -> str:
             return content.decode()
         except UnicodeDecodeError as error:
             raise CannotStart("the password is not UTF-8") from error
-    password = getpass.getpass(f"Password for {name}: ")
-    if getpass.getpass("Again: ") != password:
+    try:
+        password = getpass.getpass(f"Password for {name}: ")
+        again = getpass.getpass("Again: ")
+    except EOFError as error:
+        raise CannotStart("no password was given; nothing was changed") from error
+    if again != password:
         raise CannotStart("the two are not the same; nothing was changed")
     return password
 
@@ -108,6 +112,8 @@ def _replace(path: Path, name: str, hashed: str | None) -> None:
     # Through a link, which stays one.
     path = path.resolve()
     with _alone(path):
+        if hashed is None and not path.exists():
+            raise CannotStart(f"{path} is not there, so there is nobody to remove")
         content = path.read_bytes() if path.exists() else b""
         if hashed is None and name not in read_passwords([content]).hashes:
             raise CannotStart(f"there is no user {name!r} in {path}")

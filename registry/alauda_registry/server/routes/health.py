@@ -14,12 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from alauda_registry.oci.errors import Unsupported
-from alauda_registry.server.envelope import Envelope
 from alauda_registry.server.errors import error_response
-from alauda_registry.server.guard import Guard
 from alauda_registry.server.health import HealthMonitor
-from alauda_registry.server.metrics import Metrics
-from alauda_registry.server.needs import OTHER_NEEDS, Open
+from alauda_registry.server.metrics.metrics import Metrics
+from alauda_registry.server.middleware.envelope import Envelope
+from alauda_registry.server.middleware.guard import Guard
+from alauda_registry.server.middleware.needs import OTHER_NEEDS, Open
 
 _NO_CACHE = {"Cache-Control": "no-cache"}
 

@@ -6,7 +6,7 @@ credentials or none, or POST of a form with a password or a refresh token. ``/au
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,10 +18,10 @@ from alauda_registry.auth.authenticator import Basic, Bearer
 from alauda_registry.auth.scopes import parse_scopes
 from alauda_registry.auth.service import Issued, TokenService
 from alauda_registry.oci.errors import RegistryError, RequestInvalid, Unauthorized, Unsupported
-from alauda_registry.server.clients import Proxies
-from alauda_registry.server.envelope import Envelope
 from alauda_registry.server.errors import error_response
-from alauda_registry.server.guard import read_credentials
+from alauda_registry.server.middleware.envelope import Envelope
+from alauda_registry.server.middleware.guard import read_credentials
+from alauda_registry.server.proxies import Proxies
 
 PATHS = ("/token", "/auth/token", "/openshift/token")
 KEYS_PATH = "/.well-known/jwks.json"
@@ -65,16 +65,19 @@ class TokenEndpoint:
         self._token_paths = frozenset(below + path for path in PATHS)
         self._keys_path = below + KEYS_PATH
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
         path = scope["path"] if scope["type"] == "http" else None
-        if path in self._token_paths:
-            response = await self._token_response(Request(scope, receive))
-        elif path == self._keys_path:
+        if path in self._token_paths or path == self._keys_path:
+            return self._answer(scope, receive, send)
+        # Not through a coroutine of ours, which every request would pay for.
+        return self._app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == self._keys_path:
             response = self._keys_response(scope["method"])
         else:
-            await self._app(scope, receive, send)
-            return
+            response = await self._token_response(Request(scope, receive))
         await Envelope(response, self._headers)(scope, receive, send)
 
     async def _token_response(self, request: Request) -> Response:

@@ -20,8 +20,8 @@ from alauda_registry.oci.errors import (
 )
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.server.bodies import content_length, stream_body
-from alauda_registry.server.guard import may_pull
 from alauda_registry.server.links import blob_url, upload_url
+from alauda_registry.server.middleware.guard import may_pull
 from alauda_registry.server.ranges import parse_content_range
 from alauda_registry.server.routing import Kind, Target, V2Route
 from alauda_registry.server.state import RegistryRequest, find_repository
