@@ -98,8 +98,8 @@ class Outcome:
     may_be_disabled: bool = False
     """Whether an option was turned off."""
     mounts_fell_back: int = 0
-    """How many mounts were answered by an upload. With a login that is no fault: the program
-    mounts with a token for the target alone, and who may pull the source is not known."""
+    """How many mounts were answered by an upload. With tokens of another server that is no fault:
+    the program mounts with one for the target alone, and who may pull the source is not known."""
 
     @property
     def passed(self) -> bool:

@@ -54,6 +54,8 @@ def test_our_server_passes_with_a_login(
         )
 
     assert outcome.passed, str(outcome)
+    # With a token of somebody else's for the target alone nobody knows who may pull the source.
+    assert (outcome.mounts_fell_back > 0) == (place.server is not place.tokens), str(outcome)
 
 
 def test_with_a_login_one_thing_may_be_turned_off_and_nothing_else() -> None:

@@ -2,8 +2,8 @@
 
 ``writer`` may push, ``reader`` may not. In the mode ``kubernetes`` they are service accounts, and
 their passwords are tokens of the cluster. What a client says when it is refused has to make sense
-to whoever reads it. Only docker is not given the authority: it believes any server at a loopback
-address.
+to whoever reads it. docker believes any server at a loopback address, so it is given another one
+that Linux takes there.
 """
 
 import os
@@ -35,6 +35,7 @@ rules:
   - {users: [writer], repositories: ["**"], actions: [pull, push]}
   - {anonymous: true, repositories: ["public/**"], actions: [pull]}
 """
+UNTRUSTED = "certificate signed by unknown authority"
 REFUSED = re.compile(
     r"incorrect username or password|invalid username/password|unauthorized|401", re.IGNORECASE
 )
@@ -241,6 +242,13 @@ def test_regctl(
     assert regctl("image", "digest", name).strip() == source.digest
 
 
+def packaged(helm: Client, chart: str, folder: Path) -> Path:
+    """Make a chart, and return its archive."""
+    helm("create", folder / chart)
+    helm("package", folder / chart, "--version", "1.0.0", "--destination", folder)
+    return folder / f"{chart}-1.0.0.tgz"
+
+
 def test_helm(
     logins: Logins,
     address: str,
@@ -255,9 +263,7 @@ def test_helm(
     team, chart = repository.split("/")
     charts = f"oci://{address}/{team}"
     authority = ("--ca-file", trusted / "ca.crt")
-    helm("create", tmp_path / chart)
-    helm("package", tmp_path / chart, "--version", "1.0.0", "--destination", tmp_path)
-    push = ("push", *authority, tmp_path / f"{chart}-1.0.0.tgz", charts)
+    push = ("push", *authority, packaged(helm, chart, tmp_path), charts)
     login = ("registry", "login", address, *authority)
 
     assert REFUSED.search(helm.fails(*login, *logins.wrong))
@@ -305,12 +311,14 @@ def test_containerd(
 
 def test_docker(
     logins: Logins,
-    address: str,
+    place: Guarded,
+    pair: CertificatePair,
     dockerd_part: Dockerd,
     home: dict[str, str],
     repository: str,
     tmp_path: Path,
 ) -> None:
+    address = place.server.address.replace("127.0.0.1", "0.0.0.0")
     docker = Client([find("docker"), "--host", f"unix://{dockerd_part.socket}"], home)
     archive = tmp_path / "layer.tar"
     archive.write_bytes(layouts.tarball())
@@ -318,6 +326,8 @@ def test_docker(
     name = f"{address}/{repository}:1"
     docker("tag", image, name)
     login = ("login", address)
+    assert UNTRUSTED in docker.fails(*login, *logins.writer)
+    dockerd_part.trust(address, pair.authority)
 
     assert REFUSED.search(docker.fails(*login, *logins.wrong))
     assert DENIED.search(docker.fails("push", name))
@@ -336,3 +346,71 @@ def test_docker(
     docker(*login, *logins.reader)
     docker("pull", name)
     assert docker("image", "inspect", "--format", "{{.Id}}", name).strip() == image
+
+
+def test_nobody_in_particular_pulls_what_is_public(
+    place: Guarded,
+    containerd_part: Containerd,
+    trusted: Path,
+    home: dict[str, str],
+    trusting: dict[str, str],
+    repository: str,
+    source: layouts.Layout,
+    tmp_path: Path,
+) -> None:
+    """By a rule for ``anonymous``, or by a RoleBinding for ``system:unauthenticated``."""
+    require("skopeo", "podman", "buildah", "crane", "regctl")
+    address, name = place.server.address, name_of(repository)
+    image, hidden = f"{address}/public/{name}:1", f"{address}/{repository}:1"
+    skopeo = Client([find("skopeo")], trusting)
+    for target in (image, hidden):
+        credentials = ("--dest-creds", f"writer:{place.password('writer')}")
+        skopeo("copy", *credentials, f"oci:{source.path}:1", f"docker://{target}")
+
+    assert source.digest in skopeo("inspect", f"docker://{image}")
+    assert DENIED.search(skopeo.fails("inspect", f"docker://{hidden}"))
+    crane = Client([find("crane")], trusting)
+    crane("pull", image, tmp_path / "pulled.tar")
+    assert DENIED.search(crane.fails("pull", hidden, tmp_path / "pulled.tar"))
+    regctl = Client([find("regctl")], trusting)
+    regctl("image", "copy", image, f"ocidir://{tmp_path / 'copied'}:1")
+    assert DENIED.search(regctl.fails("image", "digest", hidden))
+    for program in ("podman", "buildah"):
+        with tempfile.TemporaryDirectory(prefix=f"{program}-") as run:
+            storage = ("--root", tmp_path / program, "--runroot", run, "--storage-driver", "vfs")
+            pull = Client([find(program), *storage, "pull", "--quiet"], trusting)
+            assert pull(image).strip()
+            assert DENIED.search(pull.fails(hidden))
+    where = ("--address", containerd_part.socket, "--namespace", f"public-{name}")
+    ctr = Client([find("ctr"), *where, "images"], home)
+    hosts = tmp_path / "hosts" / address / "hosts.toml"
+    hosts.parent.mkdir(parents=True)
+    hosts.write_text(f'[host."{place.url}"]\nca = "{trusted / "ca.crt"}"\n')
+    command = ("pull", "--hosts-dir", tmp_path / "hosts", "--snapshotter", "native")
+    ctr(*command, image)
+    assert source.digest in ctr("ls", f"name=={image}")
+    assert DENIED.search(ctr.fails(*command, hidden))
+    ctr("rm", "--sync", image)
+
+
+def test_helm_shows_a_public_chart_without_a_login(
+    logins: Logins,
+    address: str,
+    trusted: Path,
+    home: dict[str, str],
+    repository: str,
+    tmp_path: Path,
+) -> None:
+    require("helm")
+    helm = Client([find("helm")], home)
+    chart = name_of(repository)
+    authority = ("--ca-file", trusted / "ca.crt")
+    package = packaged(helm, chart, tmp_path)
+    helm("registry", "login", address, *authority, *logins.writer)
+    public, hidden = (f"oci://{address}/{team}" for team in ("public", repository.split("/")[0]))
+    for team in (public, hidden):
+        helm("push", *authority, package, team)
+    helm("registry", "logout", address)
+
+    assert "version: 1.0.0" in helm("show", "chart", *authority, f"{public}/{chart}")
+    assert DENIED.search(helm.fails("show", "chart", *authority, f"{hidden}/{chart}"))

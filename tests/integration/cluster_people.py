@@ -46,7 +46,7 @@ class Account:
     def __init__(self, plane: ControlPlane, namespace: str) -> None:
         self.plane = plane
         self.namespace = namespace
-        self.name = f"robot-{uuid.uuid4().hex[:6]}"
+        self.name = f"robot-{uuid.uuid4().hex[:12]}"
         plane.service_account(namespace, self.name)
         self.token = plane.token(namespace, self.name)
 

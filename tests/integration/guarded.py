@@ -116,7 +116,7 @@ def htpasswd_settings(directory: Path, access: str | None = ACCESS) -> dict[str,
 @contextmanager
 def open_to_all(directory: Path, *, root: Path | None = None) -> Iterator[Guarded]:
     """Run one in the mode ``none``."""
-    with registry.running(directory, root=root) as server, httpx.Client() as client:
+    with registry.running(directory, root=root) as server, httpx.Client(timeout=30) as client:
         yield Guarded(server, server, client=client)
 
 
@@ -141,7 +141,7 @@ def by_password(
             arguments=arguments,
             settings=htpasswd_settings(directory, access) | dict(settings or {}),
         ) as server,
-        httpx.Client(verify=_verify(tls)) as client,
+        httpx.Client(verify=_verify(tls), timeout=30) as client,
     ):
         yield Guarded(server, server, client=client)
 
@@ -163,6 +163,7 @@ def by_token(
         settings={
             "REGISTRY_AUTH_TOKENSERVICE_AUDIENCES": f"[{service}]",
             "REGISTRY_AUTH_TOKENSERVICE_ISSUER": "tokens.example",
+            "REGISTRY_LOG_LEVEL": (settings or {}).get("REGISTRY_LOG_LEVEL", "info"),
         },
         access=access,
         tls=tls,
@@ -197,14 +198,15 @@ def by_cluster(
     root: Path | None = None,
     tls: CertificatePair | None = None,
     arguments: tuple[str, ...] = (),
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Guarded]:
     """Run one in the mode ``kubernetes``, always over TLS; the users are service accounts."""
     passwords = cluster_registry.apply_people(plane, NAMESPACES, BINDINGS)
     with (
         cluster_registry.running(
-            plane, directory, root=root, tls=tls, arguments=arguments
+            plane, directory, root=root, tls=tls, arguments=arguments, settings=settings
         ) as server,
-        httpx.Client(verify=_verify(server.tls)) as client,
+        httpx.Client(verify=_verify(server.tls), timeout=30) as client,
     ):
         yield Guarded(server, server, client=client, password=passwords.__getitem__)
 

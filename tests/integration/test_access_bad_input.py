@@ -6,22 +6,35 @@ protocol, the guard and the short cut.
 
 import base64
 import json
+import math
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import bcrypt
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from alauda_registry.auth.throttle import FREE_WITH_NAME
-from tests.integration.guarded import Guarded, basic, bearer, by_password, by_token, password_of
+from tests.integration.guarded import (
+    Guarded,
+    basic,
+    bearer,
+    by_cluster,
+    by_password,
+    by_token,
+    password_of,
+)
 from tests.parts.tokens import raw
 
 pytestmark = pytest.mark.integration
@@ -31,15 +44,38 @@ MANIFEST = "/v2/team/app/manifests/latest"
 BLOB = f"/v2/team/app/blobs/sha256:{'0' * 64}"
 
 
-@pytest.fixture(scope="module", params=["htpasswd", "token"])
+@pytest.fixture(scope="module", params=["htpasswd", "token", "kubernetes"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
 def place(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    mode: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Guarded]:
-    start = by_password if request.param == "htpasswd" else by_token
-    with start(tmp_path_factory.mktemp(request.param)) as found:
+    # Each request comes from somewhere else: whoever guesses so much is slowed down, and refused
+    # for that.
+    settings = {"REGISTRY_HTTP_TRUSTEDPROXIES": "127.0.0.1"}
+    with ExitStack() as stack:
+        directory = tmp_path_factory.mktemp(mode)
+        if mode == "kubernetes":
+            plane = request.getfixturevalue("control_plane")
+            starting = by_cluster(plane, directory, settings=settings)
+        else:
+            start = by_password if mode == "htpasswd" else by_token
+            starting = start(directory, settings=settings)
+        found = stack.enter_context(starting)
+        found.client.event_hooks["request"].append(come_from_elsewhere)
         yield found
         assert '"status":5' not in found.server.log.read_text()
         assert "Traceback" not in found.server.log.read_text()
+
+
+ADDRESSES = (f"198.51.{number // 256}.{number % 256}" for number in count())
+
+
+def come_from_elsewhere(request: httpx.Request) -> None:
+    request.headers["X-Forwarded-For"] = next(ADDRESSES)
 
 
 def public_key_of(place: Guarded) -> Any:
@@ -52,8 +88,9 @@ def forged(place: Guarded, **header: Any) -> list[str]:
     good = place.token("writer", SCOPE)
     says = jwt.decode(good, options={"verify_signature": False})
     says |= {
-        "sub": "admin",
+        "sub": "system:admin",
         "access": [{"type": "repository", "name": "team/app", "actions": ["*"]}],
+        "identity": {"groups": ["system:masters"]},
     }
     known = public_key_of(place)
     own = ec.generate_private_key(ec.SECP256R1())
@@ -112,6 +149,38 @@ def test_forged_tokens_are_refused(place: Guarded) -> None:
     assert place.ask("GET", MANIFEST, bearer(good)).status_code == 404
 
 
+@pytest.mark.parametrize("mode", ["kubernetes"], indirect=True)
+def test_forged_tokens_of_the_cluster_are_refused(place: Guarded) -> None:
+    good = place.password("writer")
+    head, body, signature = good.split(".")
+    header, says = (
+        jwt.get_unverified_header(good),
+        jwt.decode(good, options={"verify_signature": False}),
+    )
+    more = {**says, "sub": "system:serviceaccount:kube-system:default"}
+    own = (
+        rsa.generate_private_key(65537, 2048)
+        if header["alg"] == "RS256"
+        else ec.generate_private_key(ec.SECP256R1())
+    )
+    assert place.ask("GET", MANIFEST, bearer(good)).status_code == 404
+
+    for token in (
+        raw({**header, "alg": "none"}, more, b""),
+        raw(header, more, base64.urlsafe_b64decode(signature + "==")),
+        jwt.encode(more, own, header["alg"], headers={"kid": header["kid"]}),
+        f"{head}.{body}.",
+        f"{head}.{body}.{signature[:-8]}AAAAAAAA",
+        f"{good}.x",
+        f" {good[1:]}",
+    ):
+        for headers in (bearer(token), basic("writer", token)):
+            answer = place.ask("GET", MANIFEST, headers)
+            assert answer.status_code == 401, (token, answer.text)
+            assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+            assert token[:50] not in answer.text
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -148,13 +217,30 @@ def test_credentials_of_no_form_are_refused(value: str, place: Guarded) -> None:
 
 def talk(place: Guarded, *lines: str) -> bytes:
     """Send a request as it stands."""
+    with connected(place) as connection:
+        where = f"X-Forwarded-For: {next(ADDRESSES)}"
+        head = "\r\n".join([*lines, where, "Host: x", "Connection: close", "", ""])
+        connection.sendall(head.encode("latin-1"))
+        return rest(connection)
+
+
+@contextmanager
+def connected(place: Guarded) -> Iterator[socket.socket]:
     host, port = place.server.address.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        head = "\r\n".join([*lines, "Host: x", "Connection: close", "", ""])
-        connection.sendall(head.encode("latin-1"))
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
+        if place.server.tls is None:
+            yield connection
+            return
+        context = ssl.create_default_context(cafile=place.server.tls.authority)
+        with context.wrap_socket(connection, server_hostname=host) as secured:
+            yield secured
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the end."""
+    answer = b""
+    while chunk := connection.recv(65536):
+        answer += chunk
     return answer
 
 
@@ -180,8 +266,8 @@ def test_two_credentials_are_none(place: Guarded) -> None:
         {"X-Remote-User": "admin", "X-Remote-Group": "system:masters"},
         {"X-Forwarded-User": "admin"},
         {"X-Auth-Request-User": "admin"},
-        {"Proxy-Authorization": basic("admin", password_of("admin"))["Authorization"]},
-        {"Impersonate-User": "admin"},
+        {"Proxy-Authorization": "the administrator's"},
+        {"Impersonate-User": "admin", "Impersonate-Group": "system:masters"},
         {"X-Original-URL": "/v2/", "X-Rewrite-URL": "/v2/"},
         {"Cookie": "user=admin"},
     ],
@@ -190,32 +276,37 @@ def test_two_credentials_are_none(place: Guarded) -> None:
 def test_other_fields_say_nothing_about_who_is_asking(
     headers: Mapping[str, str], place: Guarded
 ) -> None:
+    if "Proxy-Authorization" in headers:
+        theirs = basic("admin", place.password("admin"))["Authorization"]
+        headers = {"Proxy-Authorization": theirs}
     assert place.ask("GET", MANIFEST, headers).status_code == 401
     reader = bearer(place.token("reader", "repository:team/app:pull"))
     assert place.ask("PUT", MANIFEST, {**headers, **reader}).status_code in (401, 403)
 
 
+NO_NAMESPACE_AND_NAME = ("/v2/team/app/part/manifests/latest", "/v2/app/manifests/latest")
+
+
 @pytest.mark.parametrize(
     "path",
     [
-        "/v2/team/other/manifests/latest",
-        "/v2/team/app/part/manifests/latest",
-        "/v2/app/manifests/latest",
+        "/v2/secret/other/manifests/latest",
+        *NO_NAMESPACE_AND_NAME,
         "/v2/team%2Fapp/manifests/latest",
-        "/v2/team%2fapp/../other/manifests/latest",
-        "/v2/team/app/../other/manifests/latest",
+        "/v2/team%2fapp/../../secret/other/manifests/latest",
+        "/v2/team/app/../../secret/other/manifests/latest",
         "/v2/team/./app/manifests/latest",
         "/v2//team/app/manifests/latest",
         "//v2/team/app/manifests/latest",
         "/v2/Team/App/manifests/latest",
         "/v2/team/app%00/manifests/latest",
         "/v2/team/app;x=y/manifests/latest",
-        "/v2/team/app,team/other/manifests/latest",
+        "/v2/team/app,secret/other/manifests/latest",
         "/v2/team/app:pull/manifests/latest",
         "/v2/team/app manifests/latest".replace(" ", "%20"),
-        "/v2/team/other/blobs/" + BLOB.rpartition("/")[2],
-        "/v2/team/other/tags/list",
-        "/v2/team/other/referrers/" + BLOB.rpartition("/")[2],
+        "/v2/secret/other/blobs/" + BLOB.rpartition("/")[2],
+        "/v2/secret/other/tags/list",
+        "/v2/secret/other/referrers/" + BLOB.rpartition("/")[2],
         "/v2/_catalog",
         "/v2/_catalog/",
         "/V2/team/app/manifests/latest",
@@ -226,12 +317,14 @@ def test_other_fields_say_nothing_about_who_is_asking(
         "/token/x",
     ],
 )  # fmt: skip
-def test_a_token_is_good_for_its_repository_only(path: str, place: Guarded) -> None:
+def test_a_token_is_good_for_its_repository_only(path: str, mode: str, place: Guarded) -> None:
     """And without one nothing is told, not even that there is no such endpoint."""
     token = place.token("writer", SCOPE)
     request = f"GET {path} HTTP/1.1"
 
-    assert talk(place, request).split()[1] == b"401"
+    # That a repository is NAMESPACE/NAME tells nothing about what there is.
+    is_no_place = mode == "kubernetes" and path in NO_NAMESPACE_AND_NAME
+    assert talk(place, request).split()[1] == (b"400" if is_no_place else b"401")
     status = int(talk(place, request, f"Authorization: Bearer {token}").split()[1])
     assert status in ((200,) if path == "/v2" else (400, 401, 403, 404))
     if "other" in path or "part" in path or path == "/v2/app/manifests/latest":
@@ -242,33 +335,34 @@ def test_a_token_is_good_for_its_repository_only(path: str, place: Guarded) -> N
 @pytest.mark.parametrize(
     "scope",
     [
-        "repository:team/app,team/other:pull",
-        "repository:team/app:pull,push:team/other:pull",
-        "repository:team/app:pull\trepository:team/other:pull",
-        "repository:team%2Fother:pull",
-        "repository:team/other%00:pull",
+        "repository:team/app,secret/other:pull",
+        "repository:team/app:pull,push:secret/other:pull",
+        "repository:team/app:pull\trepository:secret/other:pull",
+        "repository:secret%2Fother:pull",
+        "repository:secret/other%00:pull",
         "repository:*:pull",
         "repository:**:*",
         "repository::*",
-        "repository:team/app/../other:pull",
+        "repository:team/app/../../secret/other:pull",
         "registry:*:*",
         "*:*:*",
         "repository:TEAM/OTHER:pull",
         "admin:blobs:prune",
-        "repository:team/other :pull",
+        "repository:secret/other :pull",
         " ".join(f"repository:r{number}/x:pull,push,delete" for number in range(500)),
         "x" * 8_000,
     ],
     ids=range(16),
 )
-def test_scopes_bring_in_nothing(scope: str, place: Guarded) -> None:
+def test_scopes_bring_in_nothing(scope: str, mode: str, place: Guarded) -> None:
     """A token that was asked for in a strange way opens nothing that is not its user's."""
     token = place.token("writer", scope)
     claims = jwt.decode(token, options={"verify_signature": False})
 
-    assert {entry["name"] for entry in claims["access"]} <= {"team/app"}
-    assert len(token) < 1_000
-    for path in ("/v2/team/other/manifests/latest", "/v2/_catalog"):
+    assert {entry["name"] for entry in claims.get("access", ())} <= {"team/app"}
+    assert ("access" in claims) == (mode != "kubernetes")
+    assert len(token) < 1_500
+    for path in ("/v2/secret/other/manifests/latest", "/v2/_catalog"):
         assert place.ask("GET", path, bearer(token)).status_code in (401, 403)
 
 
@@ -285,8 +379,7 @@ def test_a_token_of_another_service_or_registry_is_not_good(place: Guarded, tmp_
 def test_a_connection_is_not_logged_in(place: Guarded) -> None:
     """What one request has shown is not shown by the next."""
     token = place.token("writer", SCOPE)
-    host, port = place.server.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with connected(place) as connection:
         for line, expected in ((f"Authorization: Bearer {token}\r\n", b"404"), ("", b"401")):
             request = f"GET {MANIFEST} HTTP/1.1\r\nHost: x\r\n{line}\r\n"
             connection.sendall(request.encode())
@@ -296,9 +389,7 @@ def test_a_connection_is_not_logged_in(place: Guarded) -> None:
             f"GET {MANIFEST} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         )
         connection.sendall(both.encode())
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
+        answer = rest(connection)
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answer) == [b"404", b"401"]
 
 
@@ -341,6 +432,49 @@ def test_guessing_is_slowed_down(tmp_path: Path) -> None:
             for number in range(FREE_WITH_NAME + 1)
         ]
         assert statuses[-1] == 429
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_guessing_tells_nothing_while_the_user_is_at_work_elsewhere(
+    workers: int, tmp_path: Path
+) -> None:
+    """However many workers there are, and although the password has just let somebody in."""
+    proxies = {"REGISTRY_HTTP_TRUSTEDPROXIES": "127.0.0.1"}
+    with by_password(tmp_path, settings=proxies, workers=workers) as place:
+
+        def login(password: str, address: str) -> httpx.Response:
+            headers = {**basic("writer", password), "X-Forwarded-For": address}
+            # Over a connection of its own, so that it may come to any worker.
+            with httpx.Client() as client:
+                return client.get(f"{place.url}/v2/", headers=headers)
+
+        def logins(password: str, address: str) -> set[int]:
+            return {login(password, address).status_code for _ in range(4 * workers)}
+
+        assert logins(password_of("writer"), "203.0.113.2") == {200}
+        began, looked_at, told = time.monotonic(), 0, set[int]()
+        while not told:
+            wait, asked = 0, 0.0
+            while wait < 3:
+                asked = time.monotonic()
+                answer = login(f"guess {looked_at}", "203.0.113.1")
+                if answer.status_code == 401:
+                    looked_at += 1
+                else:
+                    wait = int(answer.headers["Retry-After"])
+                    time.sleep(0.1)
+            # They are rounded up.
+            until = asked + wait - 1
+            for _ in range(4 * workers):
+                status = login(password_of("writer"), "203.0.113.1").status_code
+                if time.monotonic() > until:
+                    break
+                told.add(status)
+        # After a second one more, two seconds later another one, and so on.
+        assert looked_at <= FREE_WITH_NAME + math.log2(time.monotonic() - began + 1)
+        assert told == {429}
+
+        assert logins(password_of("writer"), "203.0.113.2") == {200}
 
 
 def test_logins_do_not_hold_up_requests(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ MANIFEST = json.dumps(
 
 def fill(root: Path, directory: Path) -> None:
     """Push what is asked for later, while everybody may."""
-    with registry.running(directory, root=root) as server, httpx.Client() as client:
+    with registry.running(directory, root=root) as server, httpx.Client(timeout=30) as client:
         for name in REPOSITORIES:
             url = f"{server.url}/v2/{name}"
             for content in (CONFIG, *((OTHER,) if name == "secret/app" else ())):
@@ -78,6 +78,8 @@ def guarded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Guarded]]:
     directory = tmp_path_factory.mktemp("matrix")
+    # As much as the log can say.
+    settings = {"REGISTRY_LOG_LEVEL": "debug"}
     started: dict[str, Guarded] = {}
     with ExitStack() as stack:
 
@@ -87,19 +89,24 @@ def guarded(
                 fill(root, directory / mode / "fill")
                 match mode:
                     case "htpasswd":
-                        part = by_password(directory / mode, root=root)
+                        part = by_password(directory / mode, root=root, settings=settings)
                     case "token":
                         part = by_token(
                             directory / mode,
                             root=root,
+                            settings=settings,
                             access=ACCESS.replace(
                                 "[team/app], actions: [pull, push]", "[x], actions: [pull]"
                             ),
                         )
-                    case "kubernetes":
+                    case "kubernetes" | "challengedenied":
                         # Only here, since no other mode needs one.
                         plane: ControlPlane = request.getfixturevalue("control_plane")
-                        part = by_cluster(plane, directory / mode, root=root)
+                        as_openshift = str(mode == "challengedenied").lower()
+                        more = {"REGISTRY_AUTH_KUBERNETES_CHALLENGEDENIED": as_openshift}
+                        part = by_cluster(
+                            plane, directory / mode, root=root, settings=settings | more
+                        )
                     case _:
                         part = open_to_all(directory / mode, root=root)
                 started[mode] = stack.enter_context(part)
@@ -202,6 +209,24 @@ def secrets_of(mode: Mode, place: Guarded) -> Iterator[str]:
         yield place.password(user)
 
 
+def ask_for_tokens(place: Guarded) -> set[str]:
+    """Show secrets to the token service in every way that there is, and in one that is none."""
+    url, right, wrong = f"{place.tokens.url}/token", place.password("writer"), "no password at all"
+    asked = {"service": place.service, "client_id": "tests", "username": "writer"}
+    shown = {right, wrong}
+    for password in (right, wrong):
+        form = asked | {"grant_type": "password", "password": password, "access_type": "offline"}
+        answer = place.client.post(url, data=form)
+        assert answer.status_code in (200, 401)
+        shown |= {str(answer.json().get(name, "")) for name in ("access_token", "refresh_token")}
+        # In the query, where it does not belong.
+        place.client.get(url, params=form)
+    for refresh in (shown - {right, wrong, ""}) | {"no refresh token"}:
+        form = asked | {"grant_type": "refresh_token", "refresh_token": refresh}
+        shown.add(place.client.post(url, data=form).json().get("access_token", refresh))
+    return shown - {""}
+
+
 @pytest.mark.parametrize("name", [name for name in MODES if name != "none"])
 def test_no_secret_is_in_the_logs(name: str, guarded: Callable[[str], Guarded]) -> None:
     mode, place = MODES[name], guarded(name)
@@ -211,6 +236,7 @@ def test_no_secret_is_in_the_logs(name: str, guarded: Callable[[str], Guarded]) 
         shown.add(headers.get("Authorization", "").partition(" ")[2])
         for request in mode.requests:
             send(place, request, row, headers)
+    shown |= ask_for_tokens(place)
     place.ask("GET", "/v2/planted/word/tags/list", {})
     # Looking through nothing would find nothing; and lines are written a moment later.
     wait_until(lambda: "planted/word" in place.server.log.read_text(), "the log")

@@ -193,7 +193,7 @@ def eventually(ask: Callable[[], set[str]], expected: set[str]) -> set[str]:
         return answer == expected
 
     with contextlib.suppress(PartFailed):
-        wait_until(is_expected, "the roles", seconds=8)
+        wait_until(is_expected, "the roles")
     return answer
 
 

@@ -2,10 +2,14 @@
 
 import asyncio
 import hashlib
+import os
+import signal
+import socket
 import ssl
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,13 @@ from tests.integration.cluster_people import (
     reviews,
 )
 from tests.parts import cluster_registry
-from tests.parts.control_plane import ControlPlane, write_kubeconfig
+from tests.parts.control_plane import (
+    MANY_GROUPS,
+    MEMBER,
+    MEMBER_TOKEN,
+    ControlPlane,
+    write_kubeconfig,
+)
 from tests.parts.processes import PartFailed, free_port, wait_until
 from tests.parts.registry import Server
 
@@ -145,6 +155,33 @@ def test_our_token_says_who_and_nothing_else_and_lives_a_minute(
     assert "access" not in claims
     assert "refresh_token" not in answer
     assert client.get("/v2/", headers={"Authorization": f"Bearer {answer['token']}"}).is_success
+
+
+def test_member_of_hundreds_of_groups_goes_on_with_the_token_they_came_with(
+    client: httpx.Client, control_plane: ControlPlane, pusher: Account, namespace: str
+) -> None:
+    push(client, pusher, f"{namespace}/app")
+    control_plane.bind(PULLER, namespace, group=MANY_GROUPS[-1])
+    assert sum(map(len, MANY_GROUPS)) > 16 * 1024
+
+    for answer in (
+        client.get("/token", auth=httpx.BasicAuth(MEMBER, MEMBER_TOKEN)),
+        client.post(
+            "/token",
+            data={"grant_type": "password", "username": MEMBER, "password": MEMBER_TOKEN},
+        ),
+    ):
+        content = answer.raise_for_status().json()
+        assert content["expires_in"] == 60
+        bearer = {"Authorization": f"Bearer {content['access_token']}"}
+        wait_until(
+            lambda bearer=bearer: (
+                client.get(  # type: ignore[misc]  # -- of this turn
+                    f"/v2/{namespace}/app/manifests/1", headers=bearer
+                ).is_success
+            ),
+            "the role",
+        )
 
 
 def test_token_for_nobody_in_particular_may_what_everybody_may(
@@ -299,6 +336,44 @@ def test_certificate_of_somebody_else_ends_the_handshake(
         client.get("/v2/")
 
 
+def test_certificate_whose_authority_is_taken_away_is_nobodys_within_seconds(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_bytes(control_plane.authority.read_bytes())
+    alice = control_plane.user("alice")
+    settings = {"REGISTRY_HTTP_TLS_CLIENTCAS": str(authorities)}
+    body = b'{"a half": "and another"}'
+    with (
+        cluster_registry.running(control_plane, tmp_path / "registry", settings=settings) as server,
+        talking(server, alice) as idle,
+        talking(server, alice) as busy,
+        talking(server) as nameless,
+    ):
+        for connection in (idle, nameless):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in connection.recv(65536)
+        # The form of a login: begun while the certificate is good, and answered.
+        head = (
+            f"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+            "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+        )
+        busy.sendall(head.encode() + body[:5])
+        other = control_plane.front_proxy.issue_to_user(tmp_path / "other", name="x")
+        authorities.write_bytes(other.authority.read_bytes())
+
+        idle.settimeout(30)
+        assert idle.recv(65536) == b""
+        busy.sendall(body[5:])
+        assert b" 400 " in busy.recv(65536)
+        assert busy.recv(65536) == b""
+        # Who has shown none is not concerned.
+        nameless.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in nameless.recv(65536)
+        with connect(server, alice) as again, pytest.raises(httpx.TransportError):
+            again.get("/v2/")
+
+
 def test_many_requests_at_once_cost_one_review_each(
     server: Server,
     control_plane: ControlPlane,
@@ -323,6 +398,53 @@ def test_many_requests_at_once_cost_one_review_each(
     most = 1 + int(lasted // 2)
     assert 1 <= tokens <= most
     assert 1 <= accesses <= most
+
+
+def test_several_workers_are_one_registry(control_plane: ControlPlane, tmp_path: Path) -> None:
+    """Each asks the API server for itself, and believes the tokens of the others."""
+    cluster_registry.apply_cluster_roles(control_plane)
+    namespace = control_plane.new_namespace()
+    robot = Account(control_plane, namespace).bind(PUSHER, namespace)
+    url = f"/v2/{namespace}/app/manifests/1"
+    with (
+        cluster_registry.running(control_plane, tmp_path / "registry", workers=2) as server,
+        ExitStack() as stack,
+    ):
+        # Connections are spread over the workers.
+        clients = [stack.enter_context(connect(server)) for _ in range(6)]
+        _until_it_may(clients[0], robot, f"/v2/{namespace}/app/tags/list")
+        push(clients[0], robot, f"{namespace}/app")
+        wait_until(
+            lambda: all(client.get(url, auth=robot.basic).is_success for client in clients),
+            "the role, in all workers",
+        )
+        tokens = [{"Authorization": f"Bearer {_token_of(one, robot)}"} for one in clients[:2]]
+        assert {one.get(url, headers=token).status_code for one in clients for token in tokens} == {
+            200
+        }
+
+        victim, *_ = server.workers()
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(set(server.workers()) - {victim}) == 2, "another worker")
+        fresh = [stack.enter_context(connect(server)) for _ in range(6)]
+        # Those from before may have come to their end on a machine that is busy.
+        token = {"Authorization": f"Bearer {_token_of(fresh[0], robot)}"}
+        for client in fresh:
+            assert client.get(url, headers=token).is_success
+            assert client.get(url, auth=robot.basic).is_success
+
+        control_plane.kubectl("delete", "rolebinding", "--all", "--namespace", namespace)
+        for headers in (token, robot.bearer):
+            wait_until(
+                lambda headers=headers: (
+                    {  # type: ignore[misc]  # -- of this turn
+                        client.get(url, headers=headers).status_code for client in fresh
+                    }
+                    == {403}
+                ),
+                "the end of the role, in all workers",
+                seconds=10,
+            )
 
 
 def test_absent_api_server_lets_nobody_in(control_plane: ControlPlane, tmp_path: Path) -> None:
@@ -404,6 +526,21 @@ def test_server_outside_of_a_cluster_does_not_start_without_a_kubeconfig(
         cluster_registry.running(control_plane, tmp_path, kubeconfig=tmp_path / "absent"),
     ):
         pass
+
+
+@contextmanager
+def talking(server: Server, certificate: Path | None = None) -> Iterator[ssl.SSLSocket]:
+    """One connection, with a certificate from a kubeconfig's folder or without."""
+    assert server.tls is not None
+    context = ssl.create_default_context(cafile=server.tls.authority)
+    if certificate is not None:
+        context.load_cert_chain(certificate.with_name("tls.crt"), certificate.with_name("tls.key"))
+    host, port = server.address.split(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        yield connection
 
 
 def _token_of(client: httpx.Client, account: Account) -> str:

@@ -86,7 +86,7 @@ def test_distribution_accepts_our_tokens(trust: str, tokens: Guarded, tmp_path: 
 
 def push_and_pull(url: str, tokens: Guarded) -> None:
     """Do with our tokens what they allow, and try what they do not."""
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=30) as client:
         challenge = client.get("/v2/").headers["WWW-Authenticate"]
         assert f'realm="{tokens.url}/token",service="{OURS}"' in challenge
         uploads = "/v2/team/app/blobs/uploads/"

@@ -4,14 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from alauda_registry import kube
-from tests.parts import registry
+from tests.parts import manifests, registry
 from tests.parts.certificates import Authority, CertificatePair
 from tests.parts.control_plane import ControlPlane
 from tests.parts.processes import wait_until
@@ -112,8 +108,7 @@ def apply_people(
 
 def cluster_roles() -> list[dict[str, Any]]:
     """Return our ClusterRoles."""
-    content = resources.files(kube).joinpath("manifests", "cluster-roles.yaml").read_text()
-    return list(yaml.safe_load_all(content))
+    return manifests.render("cluster-roles")
 
 
 def _object(version: str, kind: str, name: str, namespace: str = "") -> dict[str, Any]:

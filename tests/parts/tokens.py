@@ -46,8 +46,18 @@ def certified(
     is_authority: bool = False,
     name: str = "tokens",
     days: int = 1,
+    public: rsa.RSAPublicKey | None = None,
 ) -> Certified:
-    """Return a key with a certificate, signed by itself or by an authority."""
+    """Return a key with a certificate, signed by itself or by an authority.
+
+    Args:
+        key: Is certified; a new one by default.
+        signer: Signs; the key itself by default.
+        is_authority: Whether it may sign others.
+        name: Of its owner.
+        days: How long it is good; it is too late with less than none.
+        public: What the certificate has in the place of the key's.
+    """
     key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     issuer = signer.certificate.subject if signer else subject
@@ -57,7 +67,7 @@ def certified(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(public or key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(min(now, end) - timedelta(hours=1))
         .not_valid_after(end)

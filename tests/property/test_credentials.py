@@ -17,8 +17,8 @@ from alauda_registry.auth.keys import public_jwk
 from alauda_registry.auth.scopes import parse_scopes
 from alauda_registry.auth.trusted_tokens import TokenServer, TrustedTokens, read_jwks
 from alauda_registry.oci.errors import Unauthorized
-from alauda_registry.server.clients import Proxies
-from alauda_registry.server.guard import read_credentials
+from alauda_registry.server.middleware.guard import read_credentials
+from alauda_registry.server.proxies import Proxies
 from tests.parts.tokens import ISSUER, SERVICE, claims
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -107,7 +107,7 @@ def test_what_proxies_say_may_be_anything(headers: dict[bytes, bytes]) -> None:
         "server": ("192.0.2.1", 5000),
         "headers": list(headers.items()),
     }
-    origin = Proxies([ipaddress.ip_network("10.0.0.0/8")]).origin(scope)
+    origin = Proxies((ipaddress.ip_network("10.0.0.0/8"),)).origin(scope)
 
     ipaddress.ip_address(origin.address)
     assert origin.url.startswith(("http://", "https://"))

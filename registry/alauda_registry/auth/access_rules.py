@@ -20,8 +20,10 @@
 What no rule allows is not allowed. Rules add up; there is none that takes something away.
 """
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -42,13 +44,18 @@ from alauda_registry.auth.scopes import (
 )
 
 KEPT_DECISIONS = 4096
+KEPT_USERS = 256
 
 
-def _pattern(glob: str) -> re.Pattern[str]:
+def _pattern(globs: Iterable[str]) -> re.Pattern[str]:
     """Translate: ``**`` is anything, ``*`` and ``?`` stay within one part of a name."""
-    parts = re.split(r"(\*\*|\*|\?)", glob)
     words = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(words.get(part, re.escape(part)) for part in parts))
+    translated = [
+        "".join(words.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*|\?)", glob))
+        for glob in globs
+    ]
+    # Nothing has the empty name.
+    return re.compile("|".join(translated))
 
 
 def _checked_glob(glob: str) -> str:
@@ -99,6 +106,30 @@ class Rules(_Strict):
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a rule holds, and what it allows there.
+
+    Args:
+        globs: Of repositories.
+        pattern: The same, translated.
+        for_many: Those of them that may cover many repositories that are meant at once.
+        actions: On these.
+    """
+
+    globs: Sequence[str]
+    pattern: re.Pattern[str]
+    for_many: re.Pattern[str]
+    actions: frozenset[str]
+
+    def covers(self, repository: str) -> bool:
+        """Tell whether a repository, or all that are meant, are there."""
+        if "**" in repository:
+            return repository in self.globs
+        pattern = self.for_many if "*" in repository else self.pattern
+        return pattern.fullmatch(repository) is not None
+
+
 class AccessRules:
     """Decides by rules; remembers what it has decided lately.
 
@@ -108,25 +139,28 @@ class AccessRules:
 
     def __init__(self, rules: Rules) -> None:
         self._groups = rules.groups
-        self._rules = [
-            (rule, _actions(rule), [_pattern(glob) for glob in rule.repositories])
-            for rule in rules.rules
-        ]
-        self.allow = lru_cache(KEPT_DECISIONS)(self._allow)
+        self._rules = [(rule, _place(rule)) for rule in rules.rules]
+        self._known_places = lru_cache(KEPT_USERS)(self._places)
+        self._known_actions = lru_cache(KEPT_DECISIONS)(self._actions)
+        self._known_listers = lru_cache(KEPT_USERS)(self._may_list)
 
-    def _allow(self, name: str, access: Access) -> bool:
-        for rule, actions, patterns in self._rules:
-            if not self._is_meant(rule, name):
-                continue
-            if access == CATALOG and rule.catalog:
-                return True
-            if (
-                access.type == REPOSITORY
-                and access.action in actions
-                and any(pattern.fullmatch(access.name) for pattern in patterns)
-            ):
-                return True
-        return False
+    def allow(self, name: str, access: Access) -> bool:
+        """Tell whether a user, or with an empty name whoever has not logged in, may do this."""
+        if access == CATALOG:
+            return self._known_listers(name)
+        return access.type == REPOSITORY and access.action in self._known_actions(name, access.name)
+
+    def _actions(self, name: str, repository: str) -> frozenset[str]:
+        """Return what somebody may do to a repository, or to all that are meant."""
+        places = self._known_places(name)
+        covering = (place.actions for place in places if place.covers(repository))
+        return frozenset[str]().union(*covering)
+
+    def _places(self, name: str) -> Sequence[_Place]:
+        return [place for rule, place in self._rules if place.globs and self._is_meant(rule, name)]
+
+    def _may_list(self, name: str) -> bool:
+        return any(rule.catalog and self._is_meant(rule, name) for rule, _ in self._rules)
 
     def _is_meant(self, rule: Rule, name: str) -> bool:
         if not name:
@@ -176,6 +210,18 @@ class HtpasswdAuthorizer(Authorizer):
         if self._rules is None:
             return not identity.is_anonymous
         return self._rules.current.allow(identity.name, access)
+
+    @override
+    def known_until(self, identity: Identity, access: Access) -> float:
+        return math.inf if self._rules is None else self._rules.known_until
+
+
+def _place(rule: Rule) -> _Place:
+    globs = rule.repositories
+    # No glob has a * that stands for itself. One that lets a * pass has something for it that lets
+    # pass whatever else could be there, unless that is a ?, which wants one character.
+    for_many = [glob for glob in globs if "?" not in glob]
+    return _Place(globs, _pattern(globs), _pattern(for_many), _actions(rule))
 
 
 def _actions(rule: Rule) -> frozenset[str]:

@@ -5,6 +5,7 @@ raises. What the registry's own tokens say is read by :mod:`alauda_registry.auth
 stands before the mode's authenticator.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -77,13 +78,16 @@ class Caller:
     Args:
         identity: Who.
         grants: What the token allows; None when what was shown has no such limits.
+        known_until: When it has to be asked again, in seconds of the monotonic clock. Whoever says
+            nothing about it is asked every time.
     """
 
     identity: Identity
     grants: Grants | None = None
+    known_until: float = field(default=-math.inf, compare=False)
 
 
-NOBODY = Caller(ANONYMOUS)
+NOBODY = Caller(ANONYMOUS, known_until=math.inf)
 """Without credentials."""
 
 

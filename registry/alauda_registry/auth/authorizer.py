@@ -4,6 +4,7 @@ Every mode has one :class:`Authorizer`. It is asked with every request, so that 
 away has an effect before tokens expire, and by the token service for what a token is to allow.
 """
 
+import math
 from typing import Protocol
 
 from typing_extensions import override
@@ -24,6 +25,13 @@ class Authorizer(Protocol):
         """
         ...
 
+    def known_until(self, identity: Identity, access: Access) -> float:
+        """Return when what :meth:`allows` has just said has to be asked again.
+
+        In seconds of the monotonic clock.
+        """
+        ...
+
 
 class TokenDecides(Authorizer):
     """Leaves it to the token: whatever it allows, and nothing without one."""
@@ -32,3 +40,7 @@ class TokenDecides(Authorizer):
     async def allows(self, identity: Identity, access: Access) -> bool:
         """Say yes; the gate has compared the token."""
         return True
+
+    @override
+    def known_until(self, identity: Identity, access: Access) -> float:
+        return math.inf

@@ -46,7 +46,7 @@ class Watched(Generic[_T]):
         self._read = read
         self._now = now
         self._stamp = self._look()
-        self._value = self._read(self._contents())
+        self._value = self._understood(self._contents())
         self._complained_of = self._stamp
         self._next_look = now() + LOOK_SECONDS
         self.generation = 0
@@ -60,6 +60,11 @@ class Watched(Generic[_T]):
             self._reload()
         return self._value
 
+    @property
+    def known_until(self) -> float:
+        """When the files are looked at again; `current` stays the same until then."""
+        return self._next_look
+
     def _reload(self) -> None:
         stamp = self._look()
         if stamp == self._stamp:
@@ -69,7 +74,7 @@ class Watched(Generic[_T]):
             # Not before: what could not be read now, for want of descriptors for instance, is
             # tried again although the files stay the same.
             self._stamp = stamp
-            self._value = self._read(contents)
+            self._value = self._understood(contents)
         except FileInvalid as error:
             if stamp != self._complained_of:
                 logger.error("keeping what was read before: %s", error)  # noqa: TRY400,RUF100 -- the reason is enough
@@ -82,7 +87,18 @@ class Watched(Generic[_T]):
         try:
             return [path.read_bytes() for path in self._paths]
         except OSError as error:
-            raise FileInvalid(f"cannot read {error.filename}: {error.strerror}") from error
+            raise FileInvalid(
+                f"cannot read {error.filename}: {error.strerror}; it has to be there, and readable "
+                f"for the user {os.geteuid()}, as which the registry runs"
+            ) from error
+
+    def _understood(self, contents: Sequence[bytes]) -> _T:
+        try:
+            return self._read(contents)
+        except FileInvalid as error:
+            if not self._paths:
+                raise
+            raise FileInvalid(f"{', '.join(map(str, self._paths))}: {error}") from error
 
     def _look(self) -> _Stamp:
         return tuple(map(_stamp, self._paths))

@@ -10,11 +10,10 @@ import hashlib
 import logging
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -47,7 +46,7 @@ MOST_WAITING = 64
 MOST_FROM_ADDRESS = 32
 """Of them from one address, which is before any of them has failed and is slowed down."""
 
-_Known: TypeAlias = tuple[bytes | None, float]
+_Known: TypeAlias = tuple[bytes, float]
 """What the file had, and until when this is remembered."""
 
 _BCRYPT = re.compile(
@@ -146,9 +145,7 @@ class HtpasswdAuthenticator(Authenticator, Accounts):
         self._throttle = throttle
         self._check = check
         self._now = now
-        self._secret = secrets.token_bytes(32)
         self._right: Kept[bytes, _Known] = Kept(KEPT_PASSWORDS)
-        self._wrong: Kept[bytes, _Known] = Kept(KEPT_PASSWORDS)
         self._running: dict[tuple[str, bytes], asyncio.Task[None]] = {}
         # bcrypt computes outside of the interpreter's lock; one core is left for requests.
         cores = len(os.sched_getaffinity(0))
@@ -158,33 +155,44 @@ class HtpasswdAuthenticator(Authenticator, Accounts):
     def mark(self, name: str) -> str | None:
         return self._passwords.current.marks.get(name)
 
+    @property
+    @override
+    def marks_known_until(self) -> float:
+        return self._passwords.known_until
+
     @override
     async def authenticate(self, credentials: Credentials, address: str) -> Caller:
         """Return whose name and password these are."""
         if not isinstance(credentials, Basic):
             raise Unauthorized("the token is not good: get a new one", error="invalid_token")
-        name = credentials.username
-        password = credentials.password.encode("utf-8", "surrogateescape")
-        digest = hashlib.blake2b(
-            name.encode("utf-8", "surrogateescape") + b"\0" + password, key=self._secret
-        ).digest()
+        name, network = credentials.username, network_of(address)
+        shown = self._throttle.mark(
+            name.encode("utf-8", "surrogateescape"),
+            credentials.password.encode("utf-8", "surrogateescape"),
+        )
         caller = Caller(Identity(name))
-        if self._is_known(self._right, name, digest):
-            return caller
-        if self._is_known(self._wrong, name, digest):
+        hashed = self._passwords.current.hashes.get(name, b"")
+        is_known_there = self._throttle.knows(address, name, self._there(shown, hashed, network))
+        if self._is_right(shown, hashed):
+            # Whoever guesses must not learn it from this either.
+            if not is_known_there:
+                self._throttle.require_open(address, name)
+            self._throttle.let_in(address, name, self._there(shown, hashed, network))
+            return replace(caller, known_until=self._passwords.known_until)
+        if self._throttle.outcome(self._throttle.mark(shown, hashed)) is False:
             raise Unauthorized(_WRONG)
         # Clients ask for many things at once. Whoever shows the same meanwhile waits for the same
         # answer, and counts as one try.
-        network = network_of(address)
-        task = self._running.get((network, digest))
+        task = self._running.get((network, shown))
         if task is None:
             from_there = sum(other == network for other, _ in self._running)
             if len(self._running) >= MOST_WAITING or from_there >= MOST_FROM_ADDRESS:
                 raise TooManyRequests("too many logins at once: try again", retry_after=2)
-            self._throttle.begin(address, name)
-            task = asyncio.create_task(self._find_out(name, password, digest, address))
-            self._running[network, digest] = task
-            task.add_done_callback(lambda done: self._finish((network, digest), done))
+            if not is_known_there:
+                self._throttle.begin(address, name)
+            task = asyncio.create_task(self._find_out(credentials, shown, address))
+            self._running[network, shown] = task
+            task.add_done_callback(lambda done: self._finish((network, shown), done))
         await asyncio.shield(task)
         return caller
 
@@ -192,30 +200,34 @@ class HtpasswdAuthenticator(Authenticator, Accounts):
         """End the threads when they have done what they are at; nobody waits for it."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _is_known(self, known: Kept[bytes, _Known], name: str, digest: bytes) -> bool:
-        found = known.get(digest)
-        if found is None:
-            return False
-        hashed, until = found
-        return self._now() < until and self._passwords.current.hashes.get(name) == hashed
+    def _there(self, shown: bytes, hashed: bytes, network: str) -> bytes:
+        """Stand for a password where somebody shows it, as long as the file has the same."""
+        return self._throttle.mark(shown, hashed, network.encode())
 
-    async def _find_out(self, name: str, password: bytes, digest: bytes, address: str) -> None:
+    def _is_right(self, shown: bytes, hashed: bytes) -> bool:
+        found = self._right.get(shown)
+        return found is not None and found[0] == hashed and self._now() < found[1]
+
+    async def _find_out(self, credentials: Basic, shown: bytes, address: str) -> None:
+        name = credentials.username
+        password = credentials.password.encode("utf-8", "surrogateescape")
         passwords = self._passwords.current
-        hashed = passwords.hashes.get(name)
+        hashed = passwords.hashes.get(name, b"")
         is_right = await asyncio.get_running_loop().run_in_executor(
             self._threads, self._compute, password, hashed, passwords.highest_cost
         )
-        if not is_right or hashed is None:
+        if not is_right:
             self._throttle.failed(address)
-            self._wrong.put(digest, (hashed, self._now() + KEPT_SECONDS))
+            self._throttle.remember(self._throttle.mark(shown, hashed), is_right=False)
             raise Unauthorized(_WRONG)
         self._throttle.succeeded(address, name)
-        self._right.put(digest, (hashed, self._now() + KEPT_SECONDS))
+        self._throttle.let_in(address, name, self._there(shown, hashed, network_of(address)))
+        self._right.put(shown, (hashed, self._now() + KEPT_SECONDS))
 
-    def _compute(self, password: bytes, hashed: bytes | None, highest: int) -> bool:
+    def _compute(self, password: bytes, hashed: bytes, highest: int) -> bool:
         """Compare, and after a failure compute until it has taken as long as it can."""
         password = password[:LONGEST_PASSWORD]
-        if hashed is not None:
+        if hashed:
             if self._check(password, hashed):
                 return True
             # 2^c + 2^c + 2^(c+1) + … + 2^(h-1) = 2^h

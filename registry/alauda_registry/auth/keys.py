@@ -195,10 +195,10 @@ def ensure_key_file(path: Path, algorithm: Algorithm) -> bool:
     Raises:
         FileInvalid: It cannot be made.
     """
-    if path.exists():
-        return False
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        if path.exists():
+            return False
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:

@@ -41,7 +41,6 @@ from alauda_registry.auth.authenticator import (
     Identity,
 )
 from alauda_registry.auth.authorizer import Authorizer
-from alauda_registry.auth.caches import Kept
 from alauda_registry.auth.recent import Recent
 from alauda_registry.auth.scopes import CATALOG, DELETE, METRICS, PULL, PUSH, REPOSITORY, Access
 from alauda_registry.auth.throttle import Throttle
@@ -92,8 +91,6 @@ class KubernetesAuthenticator(Authenticator):
         self._throttle = throttle
         self._audiences = audiences
         self._reviews: Recent[bytes, Identity | None] = Recent(REVIEW_SECONDS, REVIEWS_KEPT)
-        # Good or bad, it is nobody's guess any more.
-        self._seen: Kept[bytes, bool] = Kept(REVIEWS_KEPT)
 
     @override
     async def authenticate(self, credentials: Credentials, address: str) -> Caller:
@@ -110,13 +107,15 @@ class KubernetesAuthenticator(Authenticator):
                 "such as `kubectl create token` prints",
                 error="invalid_token",
             )
-        return Caller(identity)
+        return Caller(identity, known_until=self._reviews.known_until(digest))
 
     async def _review(self, token: str, digest: bytes, address: str) -> Identity | None:
         if len(token) > tokens.LONGEST_TOKEN or not token.isascii():
             # No API server has to look at what can't be a token.
             return None
-        is_new, name = self._seen.get(digest) is None, digest.hex()
+        # Good or bad, what was seen before is nobody's guess any more.
+        mark, name = self._throttle.mark(digest), digest.hex()
+        is_new = self._throttle.outcome(mark) is None
         if is_new:
             self._throttle.begin(address, name)
         is_bad = False
@@ -129,7 +128,7 @@ class KubernetesAuthenticator(Authenticator):
                 self._throttle.succeeded(address, name)
         if is_new and is_bad:
             self._throttle.failed(address)
-        self._seen.put(digest, not is_bad)
+        self._throttle.remember(mark, is_right=not is_bad)
         if user is None:
             return None
         return Identity(
@@ -160,6 +159,13 @@ class KubernetesAuthorizer(Authorizer):
         return await self._reviews.get(
             (user, attributes), lambda: _ask(self._client.review_access(user, attributes))
         )
+
+    @override
+    def known_until(self, identity: Identity, access: Access) -> float:
+        attributes = attributes_of(access)
+        if attributes is None:
+            return math.inf
+        return self._reviews.known_until((_user_of(identity), attributes))
 
 
 @lru_cache(ACCESSES_KEPT)

@@ -6,6 +6,7 @@ being asked waits for that answer. Failures are not remembered; they reach all w
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
@@ -36,6 +37,11 @@ class Recent(Generic[Key, Answer]):
     def __len__(self) -> int:
         """Return how many are remembered."""
         return len(self._known)
+
+    def known_until(self, key: Key) -> float:
+        """Return when something has to be asked again; it may be long ago."""
+        known = self._known.get(key)
+        return -math.inf if known is None else known[0] + self._seconds
 
     async def get(self, key: Key, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Return an answer, and ask for it only if nobody has or does.

@@ -19,10 +19,17 @@ EVERYTHING = "*"
 
 REPOSITORY_ACTIONS = (PULL, PUSH, DELETE)
 
+EVERY_REPOSITORY = "**"
+"""As a name: all repositories there are or will be. ``team/*`` is every ``team/app``."""
+
 MOST_SCOPES = 100
 """Scopes of one request for a token; more are not looked at. Clients ask for one to three."""
 
+_LONGEST_SCOPE = 1024
+"""Characters of one; a longer one asks for nothing that there is."""
+
 _TYPE = re.compile(r"(?P<type>[a-z0-9]+)(?:\((?P<kind>[a-z0-9]+)\))?")
+_MANY = re.compile(r"\*\*|[a-z0-9._-]+/\*")
 _ACTION = re.compile(r"[a-z]+|\*")
 
 
@@ -49,6 +56,14 @@ class Access:
 
 CATALOG = Access("registry", "catalog", EVERYTHING)
 METRICS = Access("registry", "metrics", "get")
+
+
+def is_of_many(name: str) -> bool:
+    """Tell whether a name stands for all repositories, or all of a namespace.
+
+    Only what shows or takes all of them at once asks for it; no repository has such a name.
+    """
+    return _MANY.fullmatch(name) is not None
 
 
 def of_repository(name: str, *actions: str, tag: str = "") -> tuple[Access, ...]:
@@ -146,6 +161,8 @@ class Grants:
 
 
 def _parse(word: str) -> Scope | None:
+    if len(word) > _LONGEST_SCOPE:
+        return None
     # The name may contain colons, so it is what is left between the first and the last.
     head, _, rest = word.partition(":")
     name, colon, tail = rest.rpartition(":")

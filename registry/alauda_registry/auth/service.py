@@ -6,7 +6,9 @@ with the keys believes it, and short-lived. It stops being good at once when its
 the password is changed, in the modes that can tell.
 """
 
+import asyncio
 import hashlib
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,13 +33,17 @@ from alauda_registry.auth.authorizer import Authorizer
 from alauda_registry.auth.caches import Kept
 from alauda_registry.auth.files import Watched
 from alauda_registry.auth.keys import KeyRing
-from alauda_registry.auth.scopes import REPOSITORY, Access, Grants, Scope
+from alauda_registry.auth.scopes import REPOSITORY, Access, Grants, Scope, is_of_many
 from alauda_registry.auth.tokens import TokenInvalid
 from alauda_registry.oci.errors import NameInvalid, RequestInvalid, Unauthorized
 from alauda_registry.oci.reference import RepositoryName
 
 SHORTEST_LIFETIME = 60
 """Seconds; clients take a token to live as long, whatever they are told."""
+
+LONGEST_ISSUED = 7 * 1024
+"""Characters. nginx and others pass on fields of 8 KiB, and we take tokens of
+:data:`~alauda_registry.auth.tokens.LONGEST_TOKEN`."""
 
 KEPT_TOKENS = 4096
 """Tokens that need not be verified again; each takes about a kilobyte."""
@@ -50,6 +56,11 @@ class Accounts(Protocol):
 
     def mark(self, name: str) -> str | None:
         """Return what changes with the password; None if there is nobody of the name."""
+        ...
+
+    @property
+    def marks_known_until(self) -> float:
+        """When marks may be others than now, in seconds of the monotonic clock."""
         ...
 
 
@@ -65,6 +76,8 @@ class Terms:
         refresh_lifetime: Seconds that a refresh token is good; None for no such tokens.
         carry_access: Whether they say what they are limited to. They needn't where permissions may
             change from one request to the next.
+        passwords_are_tokens: Whether what is shown as a password is a token that is good without
+            ours. It is handed back where ours would be too long for its user's groups.
     """
 
     issuer: str
@@ -73,6 +86,7 @@ class Terms:
     lifetime: int = 300
     refresh_lifetime: int | None = None
     carry_access: bool = True
+    passwords_are_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +162,8 @@ class TokenService(Authenticator):
             offline: Whether a refresh token is asked for, too.
 
         Raises:
-            RequestInvalid: The service is not one that we make tokens for.
+            RequestInvalid: The service is not one that we make tokens for, or the token would be
+                too long to be shown.
             Unauthorized: The credentials are not good.
             TooManyRequests: Too many were not, lately.
             AuthorityUnavailable: Nobody can tell at the moment.
@@ -160,7 +175,8 @@ class TokenService(Authenticator):
             mark = self._mark_of(credentials)
             caller = await self._authenticator.authenticate(credentials, address)
             identity = caller.identity
-        return await self._issue(identity, mark, audience, scopes, offline=offline)
+        issued = await self._issue(identity, mark, audience, scopes, offline=offline)
+        return self._fit(issued, credentials)
 
     async def refresh(
         self, refresh_token: str, scopes: Iterable[Scope], *, service: str | None = None
@@ -168,7 +184,8 @@ class TokenService(Authenticator):
         """Return a token for whoever was given a refresh token.
 
         Raises:
-            RequestInvalid: The service is not one that we make tokens for.
+            RequestInvalid: The service is not one that we make tokens for, or the token would be
+                too long to be shown.
             Unauthorized: The refresh token is not good, or not any more.
         """
         audience = self._audience(service)
@@ -182,7 +199,7 @@ class TokenService(Authenticator):
                 f"the refresh token is not good, {error}: log in again", error="invalid_token"
             ) from error
         issued = await self._issue(_identity(claims), claims.get("mark"), audience, scopes)
-        return replace(issued, refresh_token=refresh_token)
+        return self._fit(replace(issued, refresh_token=refresh_token))
 
     @override
     async def authenticate(self, credentials: Credentials, address: str) -> Caller:
@@ -192,7 +209,7 @@ class TokenService(Authenticator):
         key = hashlib.sha256(credentials.token.encode()).digest()
         known = self._verified.get(key)
         if known is not None and self._is_still_good(known):
-            return known.caller
+            return replace(known.caller, known_until=self._known_until(known))
         try:
             kid = tokens.read(credentials.token).header.get("kid")
         except TokenInvalid:
@@ -256,6 +273,28 @@ class TokenService(Authenticator):
             refresh_token=refresh,
         )
 
+    def _fit(self, issued: Issued, credentials: Basic | Certificate | None = None) -> Issued:
+        """Return a token, or what can be shown in its place if it is long.
+
+        Raises:
+            RequestInvalid: There is nothing.
+        """
+        if len(issued.token) <= LONGEST_ISSUED:
+            return issued
+        if self._terms.passwords_are_tokens and isinstance(credentials, Basic):
+            # As OpenShift's registry always does.
+            return min(issued, replace(issued, token=credentials.password), key=_length)
+        if len(issued.token) <= tokens.LONGEST_TOKEN:
+            return issued
+        raise RequestInvalid(
+            f"the token would be longer than {tokens.LONGEST_TOKEN} characters: "
+            + (
+                "ask for fewer scopes at once"
+                if self._terms.carry_access
+                else "show the client certificate with every request, and no token"
+            )
+        )
+
     def _claims(
         self, identity: Identity, mark: str | None, now: float, until: float
     ) -> dict[str, Any]:
@@ -279,6 +318,8 @@ class TokenService(Authenticator):
     async def _granted(self, identity: Identity, scopes: Iterable[Scope]) -> list[Scope]:
         granted = []
         for scope in scopes:
+            # One request may ask for a hundred of them; others get on meanwhile.
+            await asyncio.sleep(0)
             actions = [
                 access.action
                 for access in scope.accesses()
@@ -290,7 +331,7 @@ class TokenService(Authenticator):
 
     async def _is_allowed(self, identity: Identity, access: Access) -> bool:
         try:
-            if access.type == REPOSITORY:
+            if access.type == REPOSITORY and not is_of_many(access.name):
                 RepositoryName.parse(access.name)
             return await self._authorizer.allows(identity, access)
         except NameInvalid:
@@ -318,6 +359,14 @@ class TokenService(Authenticator):
             and self._has_mark(known.caller.identity.name, known.mark)
         )
 
+    def _known_until(self, known: _Verified) -> float:
+        """When a token that is good has to be looked at again."""
+        return min(
+            self._keys.known_until,
+            math.inf if self._accounts is None else self._accounts.marks_known_until,
+            time.monotonic() + known.expires - self._now(),
+        )
+
     def _has_mark(self, name: str, mark: object) -> bool:
         if self._accounts is None or not name:
             return True
@@ -343,6 +392,10 @@ class TokenService(Authenticator):
     @property
     def _refresh_audience(self) -> str:
         return f"{self._terms.issuer}#refresh"
+
+
+def _length(issued: Issued) -> int:
+    return len(issued.token)
 
 
 def _identity(claims: Mapping[str, Any]) -> Identity:

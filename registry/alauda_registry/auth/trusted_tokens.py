@@ -12,12 +12,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import jwt
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.verification import (
     Criticality,
     ExtensionPolicy,
@@ -49,6 +51,9 @@ KEPT_TOKENS = 4096
 
 LONGEST_CHAIN = 10
 """Certificates."""
+
+LARGEST_RSA = 8192
+"""Bits of keys in the chains of tokens, which anybody may send: larger ones take milliseconds."""
 
 ASYMMETRIC = (
     *("EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"),
@@ -172,7 +177,7 @@ class TrustedTokens(Authenticator):
         generation = tuple(source.generation for source in self._sources)
         known = self._verified.get(digest)
         if known and known.generation == generation and known.expires > self._now():
-            return known.caller
+            return replace(known.caller, known_until=self._known_until(known))
         try:
             claims = self._verify(token, sources)
             caller = Caller(Identity(str(claims.get("sub", ""))), Grants(claims.get("access")))
@@ -183,6 +188,11 @@ class TrustedTokens(Authenticator):
             ) from error
         self._verified.put(digest, _Verified(caller, expires, generation))
         return caller
+
+    def _known_until(self, known: _Verified) -> float:
+        """When a token that is good has to be looked at again."""
+        expires = time.monotonic() + known.expires - self._now()
+        return min(expires, *(source.known_until for source in self._sources))
 
     def _verify(self, token: str, sources: Sequence[TrustedKeys]) -> Mapping[str, Any]:
         header = tokens.read(token).header
@@ -223,7 +233,7 @@ def _trusted_twin(jwk: Mapping[str, Any], sources: Sequence[TrustedKeys]) -> Ver
     """Return the trusted key that equals the one in a token."""
     try:
         wanted = thumbprint(jwk)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise TokenInvalid("its key cannot be read") from error
     for source in sources:
         for found in source.keys.values():
@@ -242,12 +252,44 @@ def _key_of_chain(chain: object, roots: Sequence[x509.Certificate]) -> Verifying
             for entry in chain
         ]
         if leaf not in roots:
-            _verifier(roots).verify(leaf, others)
+            _verifier(roots).verify(leaf, _without_detours(leaf, others))
         elif not leaf.not_valid_before_utc <= datetime.now(UTC) <= leaf.not_valid_after_utc:
             raise TokenInvalid("its certificates are not trusted")
-    except (ValueError, TypeError, x509.InvalidVersion, VerificationError) as error:
+        return verifying_key(leaf.public_key())
+    except _BAD_CERTIFICATE as error:
         raise TokenInvalid("its certificates are not trusted") from error
-    return verifying_key(leaf.public_key())
+
+
+_BAD_CERTIFICATE = (
+    TypeError,
+    UnsupportedAlgorithm,
+    ValueError,
+    VerificationError,
+    x509.InvalidVersion,
+)
+
+
+def _without_detours(
+    leaf: x509.Certificate, others: Sequence[x509.Certificate]
+) -> Sequence[x509.Certificate]:
+    """Return what leads on from a certificate: one issuer for each, by their names.
+
+    With several of one name all ways through them would be tried, a hundred signatures for a token
+    of two kilobytes.
+
+    Raises:
+        ValueError: A key is so large that looking at its signatures takes long.
+    """
+    by_subject = {other.subject.public_bytes(): other for other in reversed(others)}
+    way: list[x509.Certificate] = []
+    last = leaf
+    while (following := by_subject.pop(last.issuer.public_bytes(), None)) is not None:
+        key = following.public_key()
+        if isinstance(key, rsa.RSAPublicKey) and key.key_size > LARGEST_RSA:
+            raise ValueError("a key is too large")
+        way.append(following)
+        last = following
+    return way
 
 
 def _verifier(roots: Sequence[x509.Certificate]) -> Any:

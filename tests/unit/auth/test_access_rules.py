@@ -72,6 +72,35 @@ async def test_rules_decide(name: str, repository: str, actions: str) -> None:
     assert found == actions.split()
 
 
+@pytest.mark.parametrize(
+    ("globs", "names"),
+    [
+        (["**"], "** team/* te-am/*"),
+        (["*"], ""),
+        (["*/*"], "team/* te-am/*"),
+        (["*/**"], "team/* te-am/*"),
+        (["team/*"], "team/*"),
+        (["team/**"], "team/*"),
+        (["t*/*", "x"], "team/* te-am/*"),
+        (["team/app", "team/a*", "team/*a", "team/**/*a", "team"], ""),
+        # Names of other lengths are not meant by these, though they let a star pass.
+        (["team/?", "????/?*", "?/*", "??"], ""),
+        (["team/?", "team/*"], "team/*"),
+        (["team/*/*", "**/*", "**a"], "team/* te-am/*"),
+    ],
+)
+async def test_all_that_a_name_stands_for_must_be_allowed(globs: list[str], names: str) -> None:
+    rule = {"users": ["alice"], "repositories": globs, "actions": ["pull"]}
+    rules = authorizer(yaml.safe_dump({"rules": [rule]}))
+
+    async def allows(name: str, action: str = "pull") -> bool:
+        return await rules.allows(Identity("alice"), Access("repository", name, action))
+
+    asked = ("**", "team/*", "te-am/*", "te*am/**", "other**/*")
+    assert [name for name in asked if await allows(name)] == names.split()
+    assert not any([await allows(name, "delete") for name in asked])
+
+
 @pytest.mark.parametrize(("name", "is_allowed"), [("", False), ("alice", False), ("root", True)])
 async def test_the_catalog_is_for_whom_a_rule_says(name: str, is_allowed: bool) -> None:
     assert await authorizer().allows(Identity(name), CATALOG) is is_allowed

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import bcrypt
 import pytest
 
 from alauda_registry.auth.authenticator import Basic, Bearer
+from alauda_registry.auth.failures import Failures
 from alauda_registry.auth.files import FileInvalid, Watched
 from alauda_registry.auth.htpasswd import (
     KEPT_SECONDS,
@@ -19,12 +21,17 @@ from alauda_registry.auth.htpasswd import (
     hash_password,
     read_passwords,
 )
-from alauda_registry.auth.throttle import FREE_WITH_NAME, Throttle
+from alauda_registry.auth.throttle import (
+    FREE_FROM_ADDRESS,
+    FREE_WITH_NAME,
+    MOST_REFUSED,
+    Throttle,
+)
 from alauda_registry.oci.errors import TooManyRequests, Unauthorized
 
 pytestmark = pytest.mark.anyio
 
-ADDRESS = "192.0.2.1"
+ADDRESS, ELSEWHERE = "192.0.2.1", "192.0.2.2"
 
 
 class Work:
@@ -46,14 +53,15 @@ class Work:
 class Place:
     """An authenticator over a file, with clocks that are set by hand."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, failures: Failures | None = None) -> None:
         self.path = path
         self.clock = 0.0
         self.work = Work()
         self.passwords = {"alice": hash_password("secret", 4), "bob": hash_password("hunter", 6)}
         self.write()
         watched = Watched([path], read_passwords, lambda: self.clock)
-        throttle = Throttle(lambda: self.clock)
+        self.failures = Failures() if failures is None else failures
+        throttle = Throttle(self.failures, lambda: self.clock)
         self.authenticator = HtpasswdAuthenticator(watched, throttle, self.work, lambda: self.clock)
 
     def write(self) -> None:
@@ -123,8 +131,9 @@ async def test_what_was_right_is_not_computed_again_for_a_while(place: Place) ->
 async def test_what_is_remembered_is_no_password(place: Place) -> None:
     await place.login("alice", "secret")
 
-    remembered = repr(place.authenticator._right._values)
-    assert "secret" not in remembered
+    remembered = repr(place.authenticator._right._values).encode()
+    shared = place.failures.descriptor
+    assert b"secret" not in remembered + os.pread(shared, os.fstat(shared).st_size, 0)
 
 
 async def test_what_was_wrong_is_no_guess_when_it_is_shown_again(place: Place) -> None:
@@ -240,6 +249,68 @@ async def test_guessing_is_slowed_down_and_whoever_has_logged_in_lately_is_not(
     assert await place.login("alice", "secret") == "alice"
     assert await place.login("bob", "hunter") == "bob"
     assert await place.login("alice", "secret", "192.0.2.2") == "alice"
+
+
+async def test_a_guesser_elsewhere_does_not_learn_what_has_let_somebody_in(place: Place) -> None:
+    await place.login("alice", "secret")
+    for number in range(FREE_WITH_NAME):
+        await place.fails("alice", f"guess{number}", ELSEWHERE)
+
+    for password in ("guess", "secret"):
+        with pytest.raises(TooManyRequests):
+            await place.login("alice", password, ELSEWHERE)
+    assert await place.login("alice", "secret") == "alice"
+
+
+async def test_a_guesser_at_the_same_address_learns_it_from_few_guesses_only(place: Place) -> None:
+    await place.login("alice", "secret")
+    for number in range(FREE_WITH_NAME):
+        await place.fails("alice", f"guess{number}")
+
+    for number in range(MOST_REFUSED):
+        assert await place.login("alice", "secret") == "alice"
+        with pytest.raises(TooManyRequests):
+            await place.login("alice", f"more{number}")
+    with pytest.raises(TooManyRequests):
+        await place.login("alice", "secret")
+    # It comes to nothing for whoever is not guessed at.
+    assert await place.login("bob", "hunter") == "bob"
+
+
+def workers(path: Path) -> tuple[Place, Place]:
+    """Two processes with the same file of passwords."""
+    failures = Failures()
+    here, there = (Place(path, failures) for _ in range(2))
+    here.passwords = there.passwords
+    here.write()
+    return here, there
+
+
+async def test_workers_count_guesses_together(tmp_path: Path) -> None:
+    here, there = workers(tmp_path / "htpasswd")
+    for number in range(FREE_WITH_NAME):
+        await (here, there)[number % 2].fails("alice", f"guess{number}")
+
+    for worker in (here, there):
+        with pytest.raises(TooManyRequests):
+            await worker.login("alice", "guess")
+    # What was wrong at one is no guess at the other, and costs nothing.
+    before = there.work.calls
+    await there.fails("alice", "guess0")
+    assert there.work.calls == before
+
+
+async def test_who_has_logged_in_at_one_worker_is_known_to_the_others(tmp_path: Path) -> None:
+    here, there = workers(tmp_path / "htpasswd")
+    await here.login("alice", "secret")
+    for number in range(FREE_FROM_ADDRESS):
+        await here.fails(f"user{number}", "guess")
+
+    with pytest.raises(TooManyRequests):
+        await there.login("bob", "hunter")
+    assert await there.login("alice", "secret") == "alice"
+    # It is not taken from there as right, but computed.
+    assert there.work.calls == 1
 
 
 async def test_a_long_password_is_looked_at_as_far_as_bcrypt_does(place: Place) -> None:

@@ -141,6 +141,9 @@ def test_a_key_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
 
     with pytest.raises(FileInvalid, match=r"auth\.tokenservice\.keys"):
         ensure_key_file(tmp_path / "file" / "key.pem", Algorithm.ES256)
+    # It cannot even be told whether there is one, as in a folder that is closed to us.
+    with pytest.raises(FileInvalid, match=r"auth\.tokenservice\.keys"):
+        ensure_key_file(tmp_path / ("x" * 300) / "key.pem", Algorithm.ES256)
 
 
 def test_public_keys_can_be_shown_as_json() -> None:

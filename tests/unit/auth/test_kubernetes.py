@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import math
 import ssl
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from typing_extensions import override
 
 from alauda_registry.auth.authenticator import ANONYMOUS, Basic, Bearer, Certificate, Identity
+from alauda_registry.auth.failures import Failures
 from alauda_registry.auth.kubernetes import (
     KubernetesAuthenticator,
     KubernetesAuthorizer,
@@ -194,6 +196,26 @@ async def test_one_bad_token_after_another_is_slowed_down_and_nobody_else(
     await authenticator.authenticate(Bearer("new"), "192.0.2.2")
 
 
+async def test_what_one_worker_has_seen_is_no_guess_at_another(client: InMemoryKubeClient) -> None:
+    client.tokens |= {"good": (ROBOT, frozenset())}
+    failures = Failures()
+    here, there = (KubernetesAuthenticator(client, Throttle(failures)) for _ in range(2))
+    await here.authenticate(Bearer("good"), ADDRESS)
+    for number in range(FREE_FROM_ADDRESS - 1):
+        with pytest.raises(Unauthorized):
+            await here.authenticate(Bearer(f"guess {number}"), ADDRESS)
+    for number in range(FREE_FROM_ADDRESS - 1):
+        with pytest.raises(Unauthorized):
+            await there.authenticate(Bearer(f"guess {number}"), ADDRESS)
+
+    with pytest.raises(Unauthorized):
+        await there.authenticate(Bearer("the last one that is free"), ADDRESS)
+
+    with pytest.raises(TooManyRequests):
+        await here.authenticate(Bearer("another one"), ADDRESS)
+    await there.authenticate(Bearer("good"), ADDRESS)
+
+
 async def test_who_stops_waiting_for_an_answer_has_not_guessed() -> None:
     class Slow(InMemoryKubeClient):
         is_slow = True
@@ -234,6 +256,25 @@ async def test_decision_is_remembered_for_its_user_only(
     for same in (Identity("alice", uid="2"), Identity("alice", frozenset({"g"}), "1")):
         await authorizer.allows(same, repository("pull"))
     assert len(client.asked) == 6
+
+
+async def test_answers_are_known_for_two_seconds_and_no_longer(
+    client: InMemoryKubeClient,
+    authenticator: KubernetesAuthenticator,
+    authorizer: KubernetesAuthorizer,
+) -> None:
+    client.tokens["good"] = (ROBOT, frozenset())
+    before = time.monotonic()
+    caller = await authenticator.authenticate(Bearer("good"), ADDRESS)
+    await authorizer.allows(caller.identity, CATALOG)
+    after = time.monotonic()
+
+    for known in (caller.known_until, authorizer.known_until(caller.identity, CATALOG)):
+        assert before + 2 <= known <= after + 2
+    # What was answered a while ago is not known for longer because somebody asks.
+    again = await authenticator.authenticate(Bearer("good"), ADDRESS)
+    assert again.known_until == caller.known_until
+    assert authorizer.known_until(Identity("stranger"), CATALOG) == -math.inf
 
 
 async def test_all_that_is_known_of_somebody_is_passed_on(

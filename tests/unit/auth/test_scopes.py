@@ -1,5 +1,7 @@
 """Scopes: what clients ask for, and what a token allows."""
 
+import itertools
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -51,6 +53,15 @@ def test_everything_is_asked_for_by_a_star() -> None:
 def test_only_so_many_scopes_are_looked_at() -> None:
     assert (
         len(parse_scopes([f"repository:r{number}:pull" for number in range(1000)])) == MOST_SCOPES
+    )
+
+
+def test_no_scope_is_as_long_as_a_request_may_be() -> None:
+    """Each action would be asked about."""
+    actions = ",".join("".join(letters) for letters in itertools.product("abcdefghij", repeat=4))
+
+    assert parse_scopes([f"repository:team/app:{actions}", "repository:team/app:pull"]) == (
+        Scope("repository", "team/app", ("pull",)),
     )
 
 

@@ -1,11 +1,14 @@
 """Tokens of ours: what they say, how long they are good, and what makes them no good."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import jwt
 import pytest
 from typing_extensions import override
@@ -15,6 +18,7 @@ from alauda_registry.auth.authenticator import (
     Basic,
     Bearer,
     Caller,
+    Certificate,
     Credentials,
     Identity,
 )
@@ -22,7 +26,15 @@ from alauda_registry.auth.authorizer import Authorizer
 from alauda_registry.auth.files import Watched
 from alauda_registry.auth.keys import Algorithm, KeyRing, make_key, read_keys
 from alauda_registry.auth.scopes import Access, parse_scopes
-from alauda_registry.auth.service import KEPT_TOKENS, Accounts, Issued, Terms, TokenService
+from alauda_registry.auth.service import (
+    KEPT_TOKENS,
+    LONGEST_ISSUED,
+    Accounts,
+    Issued,
+    Terms,
+    TokenService,
+)
+from alauda_registry.auth.tokens import LONGEST_TOKEN
 from alauda_registry.oci.errors import NameInvalid, RequestInvalid, Unauthorized
 
 pytestmark = pytest.mark.anyio
@@ -37,15 +49,20 @@ class People(Authenticator, Authorizer, Accounts):
     def __init__(self) -> None:
         self.marks = {"alice": "1", "bob": "1"}
         self.expires: float | None = None
+        self.groups = frozenset({"g"})
         self.asked: list[Access] = []
+        self.marks_are_known_until = math.inf
 
     @override
     async def authenticate(self, credentials: Credentials, address: str) -> Caller:
         match credentials:
             case Basic(username, password) if username == password and username in self.marks:
                 extra = {"scopes": ("a", "b")}
-                return Caller(Identity(username, frozenset({"g"}), "u", extra, self.expires))
-        raise Unauthorized("no", error="invalid_token")
+                return Caller(Identity(username, self.groups, "u", extra, self.expires))
+            case Certificate():
+                return Caller(Identity("carol", self.groups))
+            case _:
+                raise Unauthorized("no", error="invalid_token")
 
     @override
     async def allows(self, identity: Identity, access: Access) -> bool:
@@ -57,8 +74,17 @@ class People(Authenticator, Authorizer, Accounts):
         return access.action == "pull" or identity.name == "alice"
 
     @override
+    def known_until(self, identity: Identity, access: Access) -> float:
+        return -math.inf
+
+    @override
     def mark(self, name: str) -> str | None:
         return self.marks.get(name)
+
+    @property
+    @override
+    def marks_known_until(self) -> float:
+        return self.marks_are_known_until
 
 
 @pytest.fixture
@@ -139,6 +165,12 @@ async def test_a_token_says_what_distribution_wants_to_know(service: TokenServic
         ("alice", [], ""),
         (None, ["repository:public:pull", "repository:a:pull"], "repository:public:pull"),
         ("alice", ["repository:deep/name/here:pull"], ""),
+        (
+            "bob",
+            ["repository:team/*:pull", "repository:**:pull,push"],
+            "repository:team/*:pull repository:**:pull",
+        ),
+        ("alice", ["repository:*/*:pull", "repository:a*:pull", "repository:A/*:pull"], ""),
         # Nothing that is no name gets into a token.
         ("alice", ["repository:a,b:pull", "repository:A:pull", "repository:a%2Fb:pull"], ""),
         ("alice", ["repository:../a:pull", "repository:a//b:pull", "repository:a:b:pull"], ""),
@@ -198,6 +230,44 @@ async def test_no_token_outlives_what_it_was_given_for(
     assert said(token.token)["exp"] <= people.expires
     # Less is not understood by clients.
     assert token.expires_in == 60
+
+
+async def test_a_token_that_would_be_long_is_the_one_that_was_shown(
+    people: People, keys: Keys
+) -> None:
+    """Where what is shown is a token itself, as in a cluster."""
+    terms = replace(TERMS, carry_access=False, passwords_are_tokens=True)
+    service = TokenService(people, people, keys.watched, terms)
+    assert (await issued(service, "alice")).token != "alice"
+    people.groups = frozenset(f"a-group-of-many-{number}" for number in range(1000))
+
+    token = await issued(service, "alice")
+
+    assert (token.token, token.expires_in) == ("alice", TERMS.lifetime)
+
+
+async def test_a_password_is_not_handed_back_as_a_token(service: TokenService) -> None:
+    many = " ".join(f"repository:team/{number:0200}:pull" for number in range(90))
+
+    with pytest.raises(RequestInvalid, match="ask for fewer scopes at once"):
+        await issued(service, "alice", many)
+    refresh = (await issued(service, "alice", offline=True)).refresh_token
+    with pytest.raises(RequestInvalid, match="ask for fewer scopes at once"):
+        await service.refresh(str(refresh), parse_scopes([many]))
+
+    # Long, and still taken.
+    fewer = await issued(service, "alice", " ".join(many.split()[:40]))
+    assert LONGEST_ISSUED < len(fewer.token) <= LONGEST_TOKEN
+    await service.authenticate(Bearer(fewer.token), ADDRESS)
+
+
+async def test_a_certificate_with_too_many_groups_gets_no_token(people: People, keys: Keys) -> None:
+    terms = replace(TERMS, carry_access=False, passwords_are_tokens=True)
+    service = TokenService(people, people, keys.watched, terms)
+    people.groups = frozenset(f"a-group-of-many-{number}" for number in range(1000))
+
+    with pytest.raises(RequestInvalid, match="show the client certificate with every request"):
+        await service.issue(Certificate(b""), ADDRESS, ())
 
 
 @pytest.mark.parametrize("service_name", [None, "", "service", "other"])
@@ -353,6 +423,26 @@ async def test_a_token_that_was_good_is_not_when_its_time_is_over(
         await service.authenticate(Bearer(token.token), ADDRESS)
 
 
+async def test_a_good_token_is_known_until_its_end_or_a_file_is_looked_at(
+    people: People, keys: Keys
+) -> None:
+    clock = [time.time()]
+    service = TokenService(people, people, keys.watched, TERMS, people, lambda: clock[0])
+    token = Bearer((await issued(service, "alice")).token)
+    assert (await service.authenticate(token, ADDRESS)).known_until == -math.inf
+
+    assert (await service.authenticate(token, ADDRESS)).known_until == keys.watched.known_until
+    keys.clock = time.monotonic() + 3600
+    whole = (await service.authenticate(token, ADDRESS)).known_until - time.monotonic()
+    assert whole == pytest.approx(TERMS.lifetime, abs=5)
+    people.marks_are_known_until = 7.0
+    assert (await service.authenticate(token, ADDRESS)).known_until == 7.0
+    people.marks_are_known_until = math.inf
+    clock[0] += TERMS.lifetime - 10
+    end = (await service.authenticate(token, ADDRESS)).known_until - time.monotonic()
+    assert end == pytest.approx(10, abs=5)
+
+
 async def test_remembered_tokens_are_bounded(service: TokenService) -> None:
     for _ in range(KEPT_TOKENS // 100):
         token = await issued(service, "alice")
@@ -377,3 +467,21 @@ async def test_nobody_makes_tokens_with_our_public_key(service: TokenService) ->
 
     with pytest.raises(Unauthorized, match="accepted"):
         await service.authenticate(Bearer(forged), ADDRESS)
+
+
+async def test_others_get_on_while_much_is_asked_for(service: TokenService) -> None:
+    scopes = parse_scopes([f"repository:team/app{number}:pull" for number in range(50)])
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as others:
+        others.start_soon(take_turns)
+        await service.issue(Basic("alice", "alice"), ADDRESS, scopes)
+        others.cancel_scope.cancel()
+
+    assert turns >= len(scopes)

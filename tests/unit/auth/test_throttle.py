@@ -1,13 +1,17 @@
 """Guessing gets slower and slower, and only for whoever guesses."""
 
+import os
+
 import pytest
 
+from alauda_registry.auth.failures import Failures
 from alauda_registry.auth.throttle import (
     FORGOTTEN_AFTER,
     FREE_FROM_ADDRESS,
     FREE_WITH_NAME,
-    KEPT,
     LONGEST_WAIT,
+    MOST_REFUSED,
+    REMEMBERED_FOR,
     Throttle,
 )
 from alauda_registry.oci.errors import TooManyRequests
@@ -21,7 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def throttle(clock: Clock) -> Throttle:
-    return Throttle(clock)
+    return Throttle(now=clock)
 
 
 def fail(throttle: Throttle, address: str, name: str) -> None:
@@ -129,8 +133,87 @@ def test_it_is_forgotten_after_a_while(throttle: Throttle, clock: Clock) -> None
         assert wait_of(throttle, "192.0.2.1", "alice") == 0
 
 
-def test_memory_is_bounded(throttle: Throttle) -> None:
-    for number in range(3 * KEPT):
-        fail(throttle, f"10.{number >> 16}.{(number >> 8) & 255}.{number & 255}", f"u{number}")
+def test_workers_count_together(clock: Clock) -> None:
+    failures = Failures()
+    workers = [Throttle(failures, clock) for _ in range(3)]
 
-    assert len(throttle._names) == len(throttle._addresses) == KEPT
+    made = sum(wait_of(workers[number % 3], "192.0.2.1", "alice") == 0 for number in range(100))
+
+    assert made == FREE_WITH_NAME
+    assert [wait_of(worker, "192.0.2.1", "alice") for worker in workers] == [1, 1, 1]
+    assert wait_of(Throttle(now=clock), "192.0.2.1", "alice") == 0, "a replica"
+
+
+def test_whether_something_was_right_is_known_to_all_workers_for_a_while(clock: Clock) -> None:
+    failures = Failures()
+    here, there = (Throttle(failures, clock) for _ in range(2))
+    right, wrong = here.mark(b"right"), here.mark(b"wrong")
+
+    here.remember(right, is_right=True)
+    here.remember(wrong, is_right=False)
+
+    assert [there.outcome(there.mark(shown)) for shown in (b"right", b"wrong", b"else")] == [
+        True,
+        False,
+        None,
+    ]
+    clock.now += REMEMBERED_FOR
+    assert [there.outcome(mark) for mark in (right, wrong)] == [None, None]
+
+
+def test_who_is_known_is_let_in_until_there_were_too_many_guesses(
+    throttle: Throttle, clock: Clock
+) -> None:
+    mark = throttle.mark(b"right", b"192.0.2.1")
+    for address, name in (("192.0.2.1", "alice"), ("192.0.2.1", "bob"), ("192.0.2.2", "alice")):
+        throttle.let_in(address, name, mark)
+    for _ in range(FREE_WITH_NAME):
+        fail(throttle, "192.0.2.1", "alice")
+    for _ in range(MOST_REFUSED - 1):
+        assert wait_of(throttle, "192.0.2.1", "alice") > 0
+    assert throttle.knows("192.0.2.1", "alice", mark)
+
+    assert wait_of(throttle, "192.0.2.1", "alice") > 0
+
+    assert not throttle.knows("192.0.2.1", "alice", mark)
+    # It is about this name at this address.
+    assert throttle.knows("192.0.2.1", "bob", mark)
+    assert throttle.knows("192.0.2.2", "alice", mark)
+    clock.now += FORGOTTEN_AFTER + 1
+    throttle.let_in("192.0.2.1", "alice", mark)
+    assert throttle.knows("192.0.2.1", "alice", mark)
+
+
+def test_who_is_let_in_again_does_not_get_another_hundred_guesses(throttle: Throttle) -> None:
+    mark = throttle.mark(b"right", b"192.0.2.1")
+    throttle.let_in("192.0.2.1", "alice", mark)
+    for _ in range(FREE_WITH_NAME):
+        fail(throttle, "192.0.2.1", "alice")
+    for _ in range(MOST_REFUSED):
+        assert throttle.knows("192.0.2.1", "alice", mark)
+        throttle.let_in("192.0.2.1", "alice", mark)
+        assert wait_of(throttle, "192.0.2.1", "alice") > 0
+
+    assert not throttle.knows("192.0.2.1", "alice", mark)
+
+
+def test_who_is_refused_with_names_without_end_displaces_no_record(clock: Clock) -> None:
+    """Or the record of the address would go, and all would be free again."""
+    failures = Failures()
+    throttle = Throttle(failures, clock)
+    for number in range(FREE_FROM_ADDRESS):
+        fail(throttle, "192.0.2.1", f"user{number}")
+    before = os.pread(failures.descriptor, os.fstat(failures.descriptor).st_size, 0)
+    clock.now += 0.5
+
+    assert all(wait_of(throttle, "192.0.2.1", f"other{number}") > 0 for number in range(100))
+
+    assert os.pread(failures.descriptor, len(before) + 1, 0) == before
+
+
+@pytest.mark.parametrize("name", ["", "a" * 10_000, "\N{SNOWMAN}", "\ud800"])
+def test_no_name_is_too_strange(throttle: Throttle, name: str) -> None:
+    for _ in range(FREE_WITH_NAME):
+        fail(throttle, "192.0.2.1", name)
+
+    assert wait_of(throttle, "192.0.2.1", name) == 1

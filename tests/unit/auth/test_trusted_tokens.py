@@ -5,8 +5,9 @@ Each test of a bad token has beside it the good one that it differs from in one 
 
 import base64
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from alauda_registry.auth import trusted_tokens
 from alauda_registry.auth.authenticator import Basic, Bearer, Caller
 from alauda_registry.auth.files import FileInvalid, Watched
 from alauda_registry.auth.keys import libtrust_id, public_jwk, thumbprint
@@ -131,6 +133,42 @@ async def test_a_chain_of_certificates_to_the_bundle_is_followed(tmp_path: Path)
     await refused(tokens, token(late, late, middle))
     for nonsense in ([], "x", [1], ["!"], [leaf.der[:40]], [leaf.der] * 50):
         await refused(tokens, sign(claims(), leaf.key, "ES256", x5c=nonsense))
+
+
+async def test_of_the_certificates_in_a_token_one_way_is_tried(
+    tokens: TrustedTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ways through a dozen of one name are as many signatures as the library looks at."""
+    looked_at: list[int] = []
+
+    class Counting:
+        def verify(self, _leaf: object, others: Sequence[object]) -> None:
+            looked_at.append(len(others))
+            raise ValueError("not trusted")
+
+    monkeypatch.setattr(trusted_tokens, "_verifier", lambda _roots: Counting())
+
+    async def look(leaf: Certified, *others: Certified) -> None:
+        x5c = [found.der for found in (leaf, *others)]
+        await refused(tokens, sign(claims(), leaf.key, "ES256", x5c=x5c))
+
+    same = certified(is_authority=True, name="same")
+    again = [certified(same.key, signer=same, is_authority=True, name="same") for _ in range(8)]
+    await look(certified(signer=same, name="leaf"), *again)
+    # Two that vouch for one another.
+    one, two = (certified(is_authority=True, name=name) for name in ("one", "two"))
+    round_about = [
+        certified(one.key, signer=two, is_authority=True, name="one"),
+        certified(two.key, signer=one, is_authority=True, name="two"),
+    ]
+    await look(certified(signer=one, name="leaf"), *round_about, *round_about)
+    assert looked_at == [1, 2]
+
+    # Whose signatures take milliseconds to look at.
+    numbers = rsa.RSAPublicNumbers(65537, (1 << 16_383) + 1)
+    large = certified(signer=one, is_authority=True, name="large", public=numbers.public_key())
+    await look(certified(signer=large, name="leaf"), large)
+    assert looked_at == [1, 2]
 
 
 async def test_a_certificate_with_any_byte_changed_is_no_certificate(
@@ -303,7 +341,7 @@ NOW = int(time.time())
         ({"access": [{"type": "repository", "name": "a", "actions": "pull"}]}, "actions"),
         ({"access": [{"type": "repository", "name": "a", "actions": [1]}]}, "actions"),
     ],
-    ids=str,
+    ids=range(21),
 )
 async def test_what_is_wrong_with_a_token_is_told(
     changes: dict[str, Any], reason: str, tokens: TrustedTokens, root: Certified, kid: str
@@ -433,6 +471,22 @@ async def test_a_token_that_was_good_is_not_when_its_key_is_gone(
     write_bundle(path, other)
     clock[0] += 2
     await refused(tokens, token)
+
+
+async def test_a_good_token_is_known_until_its_end_or_a_file_is_looked_at(
+    root: Certified, kid: str, tmp_path: Path
+) -> None:
+    path = write_bundle(tmp_path / "bundle.pem", root)
+    looks = [10.0]
+    watched = Watched([path], read_certificates, now=lambda: looks[0])
+    tokens = TrustedTokens(TokenServer(ISSUER, SERVICE), [watched])
+    token = sign(claims(exp=int(time.time()) + 100), root.key, "ES256", kid=kid)
+    assert (await accepted(tokens, token)).known_until == -math.inf
+
+    assert (await accepted(tokens, token)).known_until == watched.known_until == 11.0
+    looks[0] = time.monotonic() + 3600
+    end = (await accepted(tokens, token)).known_until - time.monotonic()
+    assert end == pytest.approx(160, abs=5)
 
 
 async def test_a_token_that_was_good_is_not_when_its_time_is_over(
