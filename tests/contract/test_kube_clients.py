@@ -136,6 +136,12 @@ async def test_what_is_no_token_is_nobody(cluster: Cluster, token: str) -> None:
     assert await cluster.client.review_token(token) is None
 
 
+@pytest.mark.parametrize("form", [" {}", "{} ", "{} x", "{}\t", "\n{}", " ", " x"], ids=repr)
+async def test_token_with_a_space_is_nobodys(cluster: Cluster, form: str) -> None:
+    """kube-apiserver takes it for no token, and for the first word of several."""
+    assert await cluster.client.review_token(form.format(cluster.token())) is None
+
+
 async def test_token_ends_with_its_service_account(cluster: Cluster) -> None:
     token = cluster.token()
     assert await cluster.client.review_token(token) is not None

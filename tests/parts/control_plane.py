@@ -40,6 +40,10 @@ from tests.parts.tools import find
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 """What a test has to ask for before it starts one."""
 
+MEMBER, MEMBER_TOKEN = "member-of-many-groups", "token-of-the-member-of-many-groups"
+MANY_GROUPS = tuple(f"a-department-of-a-large-company-{number:04}" for number in range(600))
+"""Of a user whose groups fill no HTTP header, as a company's directory gives them to some."""
+
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 """Signs service account tokens, and is their audience unless another one is asked for."""
 
@@ -55,6 +59,7 @@ class ControlPlane:
         front_proxy: Signs the certificate that kube-apiserver shows to aggregated servers.
         admin: The kubeconfig of a member of ``system:masters``.
         apiserver: The process id of kube-apiserver.
+        etcd: The URL of what it keeps everything in.
     """
 
     url: str
@@ -63,6 +68,7 @@ class ControlPlane:
     front_proxy: Authority
     admin: Path
     apiserver: int
+    etcd: str
 
     @property
     def authority(self) -> Path:
@@ -223,12 +229,15 @@ class ControlPlane:
 
 
 @contextmanager
-def running(directory: Path, *, arguments: Sequence[str] = ()) -> Iterator[ControlPlane]:
+def running(
+    directory: Path, *, arguments: Sequence[str] = (), is_durable: bool = False
+) -> Iterator[ControlPlane]:
     """Run one for the length of a ``with`` block.
 
     Args:
         directory: For its data, certificates, kubeconfigs and logs.
         arguments: More flags of kube-apiserver.
+        is_durable: Whether etcd waits for the disk, as in a cluster.
 
     Raises:
         MissingPart: A program is not on this machine.
@@ -244,10 +253,12 @@ def running(directory: Path, *, arguments: Sequence[str] = ()) -> Iterator[Contr
     with ExitStack() as parts:
         started_here: list[subprocess.Popen[bytes]] = []
         start = partial(_start, parts, directory, started_here)
-        start(_etcd(directory, etcd, peer), lambda: listens(etcd))
+        unsafe = () if is_durable else ("--unsafe-no-fsync",)
+        start([*_etcd(directory, etcd, peer), *unsafe], lambda: listens(etcd))
         command = _apiserver(directory, etcd, secure, server, front_proxy)
         apiserver = start([*command, *arguments], lambda: listens(secure))
-        plane = ControlPlane(url, directory, users, front_proxy, config, apiserver.pid)
+        kept = f"http://127.0.0.1:{etcd}"
+        plane = ControlPlane(url, directory, users, front_proxy, config, apiserver.pid, kept)
         parts.callback(plane.api.close)
         # They are refused what they ask for before its own roles are there, and give up.
         wait_until(lambda: _are_ready(plane.api, f"{url}/readyz"), "kube-apiserver")
@@ -306,7 +317,7 @@ def _etcd(directory: Path, port: int, peer: int) -> list[str | Path]:
     own, other = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
     return [
         find("etcd"),
-        *("--data-dir", directory / "etcd", "--unsafe-no-fsync", "--logger=zap"),
+        *("--data-dir", directory / "etcd", "--logger=zap"),
         *("--listen-client-urls", own, "--advertise-client-urls", own),
         *("--listen-peer-urls", other, "--initial-advertise-peer-urls", other),
         *("--initial-cluster", f"default={other}"),
@@ -326,6 +337,7 @@ def _apiserver(
         *("--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"),
         *(f"--tls-cert-file={server.certificate}", f"--tls-private-key-file={server.key}"),
         f"--client-ca-file={server.authority}",
+        f"--token-auth-file={_write_tokens(directory / 'tokens.csv')}",
         f"--requestheader-client-ca-file={proxy.authority}",
         "--requestheader-allowed-names=front-proxy-client",
         "--requestheader-username-headers=X-Remote-User",
@@ -368,6 +380,11 @@ def _are_ready(client: httpx.Client, *urls: str) -> bool:
         return all(client.get(url).is_success for url in urls)
     except httpx.TransportError:
         return False
+
+
+def _write_tokens(path: Path) -> Path:
+    path.write_text(f'{MEMBER_TOKEN},{MEMBER},uid-of-the-member,"{",".join(MANY_GROUPS)}"\n')
+    return path
 
 
 def _write_key(path: Path) -> Path:

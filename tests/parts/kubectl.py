@@ -25,27 +25,31 @@ class Kubectl:
         program: Where it is.
         server: The server's URL.
         home: A folder for its caches.
+        kubeconfig: Who it is there; nobody in particular without.
     """
 
     program: Path
     server: str
     home: Path
+    kubeconfig: Path | None = None
 
-    def run(self, *arguments: str, given: object = None) -> subprocess.CompletedProcess[str]:
-        """Run a command, whatever comes of it; objects that are given are what it reads."""
+    def run(
+        self, *arguments: str, given: object = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command, whatever comes of it; it reads what is given: an object, or a list."""
         return subprocess.run(
             self.command(*arguments),
-            input=None if given is None else json.dumps(given),
+            input=_documents(given),
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
-            env=self.environment(),
+            env=self.environment() | variables,
         )
 
-    def __call__(self, *arguments: str, given: object = None) -> str:
+    def __call__(self, *arguments: str, given: object = None, **variables: str) -> str:
         """Run a command that has to succeed, and return what it prints."""
-        done = self.run(*arguments, given=given)
+        done = self.run(*arguments, given=given, **variables)
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -65,4 +69,16 @@ class Kubectl:
 
     def environment(self) -> dict[str, str]:
         """Return the variables it runs with."""
-        return inherited(HOME=str(self.home), KUBECONFIG=str(self.home / "none"))
+        kubeconfig = self.kubeconfig or self.home / "none"
+        return inherited(HOME=str(self.home), KUBECONFIG=str(kubeconfig))
+
+
+def _documents(given: object) -> str | None:
+    """Return an object as JSON, or a list of them as the documents of a YAML file.
+
+    Not as a ``List``: only a kube-apiserver knows it, and can tell kubectl that it is valid.
+    """
+    if isinstance(given, list):
+        # JSON is YAML.
+        return "".join(f"---\n{json.dumps(found)}\n" for found in given)
+    return None if given is None else json.dumps(given)

@@ -1,4 +1,4 @@
-"""What the registry asks a Kubernetes API server.
+"""What we ask a Kubernetes API server about people.
 
 ``tests/contract/test_kube_clients.py`` is the executable half of this file: a client is right
 when it passes, against a real API server or without one.
@@ -6,7 +6,7 @@ when it passes, against a real API server or without one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class ResourceAttributes:
         subresource: Such as ``layers``; empty for the resource itself.
         namespace: Empty for the whole cluster.
         name: Of one object; empty for all of them.
+        version: Of the API; authorizers that come with Kubernetes look at none.
     """
 
     verb: str
@@ -45,6 +46,23 @@ class ResourceAttributes:
     subresource: str = ""
     namespace: str = ""
     name: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NonResourceAttributes:
+    """What somebody wants to do with a path that belongs to no resource.
+
+    Args:
+        verb: The HTTP method in small letters.
+        path: As it is when it is decoded.
+    """
+
+    verb: str
+    path: str
+
+
+Attributes: TypeAlias = ResourceAttributes | NonResourceAttributes
 
 
 class KubeClient(Protocol):
@@ -62,7 +80,7 @@ class KubeClient(Protocol):
         """
         ...
 
-    async def review_access(self, user: UserInfo, attributes: ResourceAttributes) -> bool:
+    async def review_access(self, user: UserInfo, attributes: Attributes) -> bool:
         """Return whether somebody may do something (SubjectAccessReview).
 
         Raises:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from alauda_registry.kube.client import ResourceAttributes, UserInfo
+from alauda_registry.kube.client import Attributes, ResourceAttributes, UserInfo
 from alauda_registry.kube.errors import KubeError
 
-Question: TypeAlias = str | tuple[UserInfo, ResourceAttributes]
+Question: TypeAlias = str | tuple[UserInfo, Attributes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Grant:
     subject: str
     """A user's name, or a group's."""
 
-    attributes: ResourceAttributes
+    attributes: Attributes
     """Without a namespace it holds in all of them, without a name for every object."""
 
 
@@ -48,7 +48,7 @@ class InMemoryKubeClient:
         fits = meant_for & set(audiences) if audiences else not meant_for
         return user if fits else None
 
-    async def review_access(self, user: UserInfo, attributes: ResourceAttributes) -> bool:
+    async def review_access(self, user: UserInfo, attributes: Attributes) -> bool:
         """Return whether a user, or a group of theirs, was granted it."""
         self._ask((user, attributes))
         subjects = {user.username, *user.groups}
@@ -63,7 +63,9 @@ class InMemoryKubeClient:
             raise self.trouble
 
 
-def _covers(granted: ResourceAttributes, wanted: ResourceAttributes) -> bool:
+def _covers(granted: Attributes, wanted: Attributes) -> bool:
+    if not isinstance(granted, ResourceAttributes) or not isinstance(wanted, ResourceAttributes):
+        return granted == wanted
     return (
         (granted.verb, granted.group, granted.resource, granted.subresource)
         == (wanted.verb, wanted.group, wanted.resource, wanted.subresource)
