@@ -2,13 +2,12 @@
 
 Found as an entry point and known to the server by the protocols of
 ``alauda_registry.server.extensions`` alone, which this module fits without importing them.
-Nobody is asked who he is here, so requests that a browser could be tricked into are refused: those
-for a host that is not ours (rebinding), and writes without a JSON content type (posts from other
-sites).
+Where the registry asks who somebody is, so does this, by the registry's own door. Of whoever does
+not say it, or need not, requests that a browser could be tricked into are refused: those for a host
+that is not ours (rebinding), and writes without a JSON content type (posts from other sites).
 """
 
 import asyncio
-import importlib.metadata
 import ipaddress
 import logging
 import tempfile
@@ -18,16 +17,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from starlette.requests import Request
+from starlette.types import ASGIApp
 
+from alauda_imageapi.access import Door, Doorstep
 from alauda_imageapi.kinds.catalog import build_kinds
 from alauda_imageapi.kinds.names import GROUP
 from alauda_imageapi.machinery import bodies
-from alauda_imageapi.machinery.application import ApiServer, Version
+from alauda_imageapi.machinery.application import USER, ApiServer
 from alauda_imageapi.machinery.errors import Forbidden
 from alauda_imageapi.machinery.openapi import PATCH_TYPES
 from alauda_imageapi.machinery.sqlite import SQLiteStore
 from alauda_imageapi.machinery.store import StoreError, StoreUnavailable
+from alauda_imageapi.machinery.watch_limits import WatchLimits
 from alauda_imageapi.recorder import StorageContent, StorageRecorder
+from alauda_imageapi.version import server_version
 from alauda_registry.storage.repositories import Registry
 
 logger = logging.getLogger(__name__)
@@ -35,9 +38,6 @@ logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 30.0
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _TYPES = ("application/json", "application/yaml", *PATCH_TYPES)
-
-KUBERNETES = ("1", "34")
-"""The version of Kubernetes whose API conventions are kept; kubectl compares it with its own."""
 
 
 class Surroundings(Protocol):
@@ -57,14 +57,19 @@ class Surroundings(Protocol):
     def read_only(self) -> bool: ...  # noqa: D102
     @property
     def may_untag(self) -> bool: ...  # noqa: D102
+    @property
+    def door(self) -> Door | None: ...  # noqa: D102
 
 
 class ImageApi:
     """The image API while it is open."""
 
-    def __init__(self, app: ApiServer, recorder: StorageRecorder, store: SQLiteStore) -> None:
+    def __init__(
+        self, app: ASGIApp, server: ApiServer, recorder: StorageRecorder, store: SQLiteStore
+    ) -> None:
         self.app = app
         self.recorder = recorder
+        self._server = server
         self._store = store
 
     def check(self) -> str:
@@ -73,7 +78,7 @@ class ImageApi:
 
     def drain(self) -> None:
         """End the watches, as the server stops."""
-        self.app.stop()
+        self._server.stop()
 
 
 @asynccontextmanager
@@ -96,23 +101,27 @@ async def open_image_api(surroundings: Surroundings) -> AsyncGenerator[ImageApi]
             raise OSError(f"{error}: {advice}") from error
         content = StorageContent(registry, may_untag=surroundings.may_untag)
         kinds = build_kinds(store, registry=surroundings.address, content=content)
-        app = ApiServer(
+        server = ApiServer(
             GROUP,
             kinds.resources,
-            Version(*KUBERNETES, _version()),
+            server_version(),
             guard=Guard(surroundings.hosts),
             read_only=surroundings.read_only,
             implicit_namespaces=True,
+            # Nobody is anybody yet.
+            watch_limits=WatchLimits(per_user=0),
         )
         recorder = StorageRecorder(kinds, registry, surroundings.address)
         if surroundings.is_first:
             reconciling = asyncio.ensure_future(_reconcile(recorder))
             stack.push_async_callback(_cancel, reconciling)
-        yield ImageApi(app, recorder, store)
+        door = surroundings.door
+        app = server if door is None else Doorstep(server, door)
+        yield ImageApi(app, server, recorder, store)
 
 
 class Guard:
-    """Refuses what a browser could be tricked into sending.
+    """Refuses what a browser could be tricked into sending in the name of nobody in particular.
 
     Args:
         hosts: Names under which the server may be asked, besides IP addresses and localhost.
@@ -128,6 +137,9 @@ class Guard:
             Forbidden: It is for another host.
             UnsupportedMediaType: It changes something, and does not say that it has JSON.
         """
+        if USER in request.scope:
+            # What they have shown no other page's script has.
+            return
         host = _host(request.headers.get("host", ""))
         if host not in self._hosts and not _is_address(host):
             # A name that leads here today may have led to a page's own server before.
@@ -158,11 +170,6 @@ async def _cancel(task: "asyncio.Future[None]") -> None:
     await asyncio.wait({task})
     if not task.cancelled() and task.exception() is not None:
         logger.error("the storage was not read to its end", exc_info=task.exception())
-
-
-def _version() -> str:
-    version = importlib.metadata.version("alauda-image-registry")
-    return f"v{KUBERNETES[0]}.{KUBERNETES[1]}.0+alauda.{version}"
 
 
 def _has_body(request: Request[Any]) -> bool:

@@ -17,10 +17,11 @@ from alauda_imageapi.kinds.catalog import Kinds
 from alauda_imageapi.kinds.images import prepare_image
 from alauda_imageapi.kinds.imagestreammappings import make_image, point_tag
 from alauda_imageapi.kinds.names import MANAGED, MANIFEST_BLOB_STORED
+from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery.errors import Forbidden, ServiceUnavailable, StatusError
 from alauda_imageapi.machinery.metadata import Surroundings
 from alauda_imageapi.machinery.objects import Object
-from alauda_imageapi.machinery.resources import Context, unavailable
+from alauda_imageapi.machinery.resources import Context
 from alauda_imageapi.machinery.store import Changed, Key, Missing, ObjectTooLarge, StoreError
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.errors import (
@@ -140,10 +141,11 @@ class StorageRecorder:
     def _managed_tags(self, stream: Object) -> set[Tag]:
         """Return the tags that were made by pushes, and so go when the storage's go."""
         prefix = f"{self._kinds.streams.repository(stream)}@"
+        wanted = {tag.get("name") for tag in stream_tags.spec_tags(stream)}
         return {
             Tag(named["tag"])
             for named in stream_tags.status_tags(stream)
-            if stream_tags.spec_tag(stream, named["tag"]) is None
+            if named["tag"] not in wanted
             and (stream_tags.newest_of(named) or {})
             .get("dockerImageReference", "")
             .startswith(prefix)
@@ -159,30 +161,28 @@ class StorageRecorder:
         context = self._context(namespace)
 
         async def reflect(stream: Object) -> bool:
-            shown = {
-                named["tag"]: stream_tags.newest_of(named)
-                for named in stream_tags.status_tags(stream)
-            }
-            news = [
-                await self._reflect_tag(repository, stream, tag, shown.get(tag)) for tag in wanted
-            ]
-            return any(news)
+            events, gone, is_news = TagEvents(stream), set[str](), False
+            for tag in wanted:
+                digest = await _target(repository, tag)
+                if digest is not None:
+                    is_news |= self._reflect_tag(repository, events, tag, digest)
+                elif events.newest(tag) is not None:
+                    gone.add(tag)
+            return stream_tags.remove(stream, gone) or is_news
 
         exists = any([await _target(repository, tag) is not None for tag in wanted])
         await self._kinds.streams.edit(context, name, reflect, create=exists)
 
-    async def _reflect_tag(
-        self, repository: Repository, stream: Object, tag: Tag, newest: Object | None
+    def _reflect_tag(
+        self, repository: Repository, events: TagEvents, tag: Tag, digest: Digest
     ) -> bool:
-        digest = await _target(repository, tag)
-        if digest is None:
-            return newest is not None and stream_tags.remove(stream, tag)
+        newest = events.newest(tag)
         reference = f"{self._address}/{repository.name}@{digest}"
         now = self._surroundings.timestamp()
         keys = ("image", "dockerImageReference")
         if newest and [newest.get(key) for key in keys] == [str(digest), reference]:
             return False
-        return point_tag(stream, tag, str(digest), reference, now)
+        return point_tag(events, tag, str(digest), reference, now)
 
     async def _reflect_removal(self, repository: Repository, digest: Digest) -> None:
         if await _has_manifest(repository, digest):
@@ -328,7 +328,9 @@ class StorageContent:
 
 def _unavailable(error: Exception) -> ServiceUnavailable:
     logger.error("the storage does not answer the image API: %s", error)
-    return unavailable("the registry's storage does not answer: the log says how")
+    return ServiceUnavailable(
+        "the registry's storage does not answer: the log says how", details={"retryAfterSeconds": 1}
+    )
 
 
 def _split(name: RepositoryName) -> tuple[str, str] | None:

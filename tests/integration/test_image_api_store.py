@@ -6,11 +6,14 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alauda_imageapi.machinery.sqlite import SQLiteStore
 from alauda_imageapi.machinery.store import Key, StoreUnavailable
+from tests.integration.disks import mounted
+from tests.unit.imageapi.apis import MERGE_PATCH, image, opened
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -105,14 +108,57 @@ async def test_a_full_disk_refuses_changes_and_loses_nothing(tmp_path: Path) -> 
     async with SQLiteStore.opened(tmp_path / "objects.db") as store:
         kept = await store.create(Key("images", "", "kept"), {"metadata": {"name": "kept"}})
         # SQLite refuses to let the file grow, with the error that a full disk gives.
-        (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
-        store._writer.execute(f"PRAGMA max_page_count = {pages}")
+        (pages,) = store._writer.connection.execute("PRAGMA page_count").fetchone()
+        store._writer.connection.execute(f"PRAGMA max_page_count = {pages}")
         large = {"metadata": {"name": "large"}, "text": "x" * 100_000}
         with pytest.raises(StoreUnavailable, match="is full"):
             await store.create(Key("images", "", "large"), large)
         found = await store.get(kept.key)
-        store._writer.execute("PRAGMA max_page_count = 100000")
+        store._writer.connection.execute("PRAGMA max_page_count = 100000")
         made = await store.create(Key("images", "", "large"), large)
 
     assert found is not None
     assert (found.revision, made.revision) == (kept.revision, kept.revision + 1)
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+async def test_a_disk_that_is_full_is_read_from_and_comes_back_by_itself(
+    kind: str, tmp_path: Path
+) -> None:
+    """Whoever asks is told what is full; nobody has to restart anything."""
+    large = "x" * 200_000
+
+    def numbered(number: int) -> dict[str, Any]:
+        return image(f"sha256:{number:064}", dockerImageManifest=large)
+
+    with mounted(tmp_path, kind) as disk:
+        async with opened(disk.path) as api:
+            kept = await api.make("images", numbered(0))
+            path = f"images/{kept['metadata']['name']}"
+            async with api.watch(f"images?watch=1&resourceVersion={revision(kept)}") as lines:
+                disk.fill()
+                # There is still room in SQLite's log.
+                answers = [await api.call("POST", "images", numbered(1))]
+                while answers[-1].status_code == 201 and len(answers) < 100:
+                    answers.append(await api.call("POST", "images", numbered(len(answers) + 1)))
+                labels = {"metadata": {"annotations": {"text": large}}}
+                changed = await api.call("PATCH", path, labels, kind=MERGE_PATCH)
+                found = await api.get(path)
+                listed = await api.get("images")
+
+                disk.empty()
+                made = await api.make("images", numbered(1000))
+                seen = [await lines.next() for _ in range(len(answers))]
+
+    for answer in (answers[-1], changed):
+        assert (answer.status_code, answer.json()["reason"]) == (507, "InsufficientStorage")
+        assert "disk that the image API's objects are on is full" in answer.json()["message"]
+        # Who tries again at once only fills the disk's queue.
+        assert "retry-after" not in answer.headers
+    assert found == kept
+    assert len(listed["items"]) == len(answers)
+    assert seen[-1]["object"]["metadata"]["name"] == made["metadata"]["name"]
+
+
+def revision(document: dict[str, Any]) -> str:
+    return str(document["metadata"]["resourceVersion"])

@@ -1,8 +1,11 @@
 """Server-side apply, patches and selectors, for whatever objects and texts there are."""
 
+import asyncio
 import contextlib
+import re
 from typing import Any
 
+import pytest
 from hypothesis import given, strategies as st
 
 from alauda_imageapi.kinds import schemas
@@ -172,7 +175,7 @@ def test_a_strategic_patch_leaves_tags_alone_that_it_does_not_name(before: Any, 
 @given(documents, documents)
 def test_no_patch_is_more_than_the_clients_mistake(document: Any, patch: Any) -> None:
     with contextlib.suppress(BadRequest, Invalid, RequestEntityTooLarge):
-        patches.apply_json_patch(document, patch)
+        asyncio.run(patches.apply_json_patch(document, patch))
     with contextlib.suppress(BadRequest):
         patches.apply_strategic_patch(SCHEMA, document, patch)
     patches.apply_merge_patch(document, patch)
@@ -191,7 +194,7 @@ operations = st.fixed_dictionaries(
 @given(documents, st.lists(operations, max_size=5))
 def test_no_json_patch_is_more_than_the_clients_mistake(document: Any, patch: Any) -> None:
     with contextlib.suppress(BadRequest, Invalid, RequestEntityTooLarge):
-        patches.apply_json_patch({"a": document}, patch)
+        asyncio.run(patches.apply_json_patch({"a": document}, patch))
 
 
 @given(st.text("ab=!,() \\in./", max_size=20))
@@ -199,6 +202,14 @@ def test_a_selector_is_read_or_refused(text: str) -> None:
     for parse in (selectors.parse_labels, selectors.parse_fields):
         with contextlib.suppress(BadRequest):
             parse(text).matches({"a": "b"})
+
+
+def test_no_label_selector_is_read_in_several_ways() -> None:
+    # Two repeats of blanks that follow one another take the square of their number.
+    assert re.findall(r"[*+](?!\+)", re.sub(r"[*+]\+", "", selectors._CONDITION.pattern)) == []
+    for text in ("a" + " " * 16_000 + "x", "a =" + " " * 16_000 + "("):
+        with pytest.raises(BadRequest):
+            selectors.parse_labels(text)
 
 
 @given(st.sampled_from("ab"), st.lists(st.sampled_from("xyz"), min_size=1), labels)

@@ -11,6 +11,8 @@ from alauda_imageapi.kinds.imagestreams import ImageStreams
 from alauda_imageapi.kinds.imagestreamtags import ImageStreamTags
 from alauda_imageapi.kinds.imagetags import ImageTags
 from alauda_imageapi.kinds.names import GROUP
+from alauda_imageapi.kinds.pull_secrets import ImageStreamsWithSecrets, PullSecrets
+from alauda_imageapi.kinds.registry import RegistryAccess
 from alauda_imageapi.machinery.resources import Resource
 from alauda_imageapi.machinery.store import ObjectStore
 
@@ -24,16 +26,29 @@ class Kinds:
     resources: tuple[Resource, ...]
 
 
-def build_kinds(store: ObjectStore, *, registry: str, content: Content | None = None) -> Kinds:
+def build_kinds(
+    store: ObjectStore,
+    *,
+    registry: str,
+    content: Content | None = None,
+    in_cluster: bool = False,
+    secrets: PullSecrets | None = None,
+) -> Kinds:
     """Make the resources of the group.
 
     Args:
         store: Keeps their objects.
         registry: Where the registry is: HOST:PORT.
         content: Keeps what tags point to.
+        in_cluster: There are roles, and a garbage collector that acts on owner references.
+        secrets: Reads those that images are pulled with; None where there are none to read.
     """
-    images = Images(GROUP, store)
-    streams = ImageStreams(GROUP, store, images, registry, content)
+    images = Images(GROUP, store, collects_garbage=in_cluster)
+    streams = (
+        ImageStreams(GROUP, store, images, registry, content, collects_garbage=in_cluster)
+        if secrets is None
+        else ImageStreamsWithSecrets(secrets, store, images, registry, content)
+    )
     resources: tuple[Resource, ...] = (
         images,
         ImageSignatures(GROUP, images),
@@ -42,5 +57,6 @@ def build_kinds(store: ObjectStore, *, registry: str, content: Content | None = 
         streams,
         ImageStreamTags(GROUP, streams, content),
         ImageTags(GROUP, streams, content),
+        *((RegistryAccess(GROUP),) if in_cluster else ()),
     )
     return Kinds(images, streams, resources)

@@ -23,6 +23,7 @@ _CONFIG_FLAGS = (
 )
 _CONFIG_LISTS = ("PortSpecs", "Env", "Cmd", "Dns", "Entrypoint", "SecurityOpts", "OnBuild")
 _CONFIG_MAPS = ("ExposedPorts", "Volumes")
+_LARGEST = 2**63 - 1
 
 
 def complete(image: Object, now: str) -> None:
@@ -113,7 +114,7 @@ def _complete_image(image: Object, manifest: Object) -> None:
     metadata["Id"] = _text(descriptor.get("digest")) or metadata.get("Id", "")
     sizes = {layer["name"]: layer["size"] for layer in layers}
     length = len(text.encode()) if isinstance(text, str) else _size(descriptor.get("size"))
-    metadata["Size"] = sum(sizes.values()) + length
+    metadata["Size"] = min(sum(sizes.values()) + length, _LARGEST)
     config = _read(text)
     if config:
         metadata |= _from_config(config)

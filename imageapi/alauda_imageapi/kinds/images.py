@@ -13,8 +13,11 @@ from alauda_imageapi.machinery.errors import Cause
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import NAME_COLUMN, Column, Context
 from alauda_imageapi.machinery.schema import Schema
-from alauda_imageapi.machinery.store import Stored
+from alauda_imageapi.machinery.store import Key, Stored
 from alauda_imageapi.machinery.stored import StoredResource
+
+_ALIAS = "sha256-"
+"""What names of images begin with where tools write a dash for the colon."""
 
 _IMMUTABLE = ("dockerImageMetadata", "dockerImageMetadataVersion", "dockerImageLayers")
 
@@ -67,11 +70,32 @@ class Images(StoredResource):
         return check_image(document, "")
 
     @override
+    def check_name(self, name: str) -> Iterable[Cause]:
+        yield from super().check_name(name)
+        if name.startswith(_ALIAS):
+            # It could neither be read nor deleted.
+            yield errors.invalid("metadata.name", name, "a digest has a colon: sha256:...")
+
+    @override
     async def find(self, context: Context, name: str) -> Stored | None:
-        # Tools that keep images under names which Kubernetes allows write a dash.
-        if name.startswith("sha256-"):
+        if name.startswith(_ALIAS):
             name = name.replace("-", ":", 1)
         return await super().find(context, name)
+
+    async def find_named(self, context: Context, digest: str) -> Stored | None:
+        """Return an image that a stream has named.
+
+        That of a moment ago, where it will do, but never none instead: images are not followed
+        together with streams, and may be known later.
+        """
+        if context.recent:
+            return (await self.find_several([digest])).get(digest)
+        return await self.store.get(self.key(context, digest))
+
+    async def find_several(self, names: Iterable[str]) -> Mapping[str, Stored]:
+        """Return those of some images that there are."""
+        found = await self.store.get_several(Key(self.name, "", name) for name in names)
+        return {key.name: stored for key, stored in found.items()}
 
     @override
     def row(self, document: Object, now: datetime) -> list[Any]:
@@ -112,6 +136,9 @@ def check_image(image: Mapping[str, Any], path: str) -> Iterable[Cause]:
         yield from _check_manifest(manifest, f"{path}dockerImageManifests[{index}]")
     for index, signature in enumerate(image.get("signatures") or []):
         yield from signatures.check_signature(signature, f"{path}signatures[{index}]")
+    for index, signed in enumerate(image.get("dockerImageSignatures") or []):
+        if not signatures.is_base64(signed):
+            yield errors.invalid(f"{path}dockerImageSignatures[{index}]", "", "is not base64")
 
 
 def _check_manifest(manifest: Object, where: str) -> Iterable[Cause]:

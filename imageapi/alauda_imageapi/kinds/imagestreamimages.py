@@ -1,20 +1,20 @@
 """ImageStreamImage: an image that a stream has or had (facts/image-api.md 2.8 and 3.18)."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from alauda_imageapi.kinds import layers, printers, schemas
+from alauda_imageapi.kinds import layers, printers, schemas, tags
 from alauda_imageapi.kinds.images import without_content
 from alauda_imageapi.kinds.imagestreams import ImageStreams
-from alauda_imageapi.kinds.resolution import is_prefix
+from alauda_imageapi.kinds.tag_events import is_prefix
 from alauda_imageapi.machinery.errors import BadRequest
 from alauda_imageapi.machinery.metadata import parse_time
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import NAME_COLUMN, Column, Context, Group, Resource
 from alauda_imageapi.machinery.schema import Schema
-from alauda_imageapi.machinery.store import Key
 
 
 class ImageStreamImages(Resource):
@@ -46,11 +46,14 @@ class ImageStreamImages(Resource):
         if stored is None:
             raise self.not_found(context, stream_name)
         stream = stored.object()
-        found = (await layers.layers_of(stream, self._streams.images))["images"]
-        digest = next((digest for digest in sorted(found) if is_prefix(wanted, digest)), None)
+        digest = _first(wanted, tags.images_of(stream))
+        if digest is None:
+            # It may be one of an index's.
+            found = await layers.layers_of(stream, self._streams.images)
+            digest = _first(wanted, sorted(found["images"]))
         if digest is None:
             raise self.not_found(context, name)
-        kept = await self._streams.store.get(Key(self._streams.images.name, "", digest))
+        kept = await self._streams.images.find_named(context, digest)
         if kept is None:
             raise self.not_found(context, digest)
         image = kept.object()
@@ -78,3 +81,7 @@ class ImageStreamImages(Resource):
             image.get("dockerImageReference", ""),
             image["metadata"]["name"],
         ]
+
+
+def _first(wanted: str, digests: Iterable[str]) -> str | None:
+    return next((digest for digest in digests if is_prefix(wanted, digest)), None)

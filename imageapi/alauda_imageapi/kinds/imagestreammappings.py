@@ -9,17 +9,19 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from alauda_imageapi.kinds import schemas, tags
+from alauda_imageapi.kinds import schemas
 from alauda_imageapi.kinds.content import Content, NoContent
 from alauda_imageapi.kinds.images import check_image, prepare_image
 from alauda_imageapi.kinds.imagestreams import ImageStreams
 from alauda_imageapi.kinds.names import MANAGED
+from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery import errors
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import Context, Group, Resource
 from alauda_imageapi.machinery.schema import Schema
-from alauda_imageapi.machinery.store import Exists, Key
+from alauda_imageapi.machinery.store import Exists, Key, ObjectTooLarge
+from alauda_imageapi.machinery.stored import too_large
 
 
 class ImageStreamMappings(Resource):
@@ -54,7 +56,10 @@ class ImageStreamMappings(Resource):
         causes += check_image(image, "image.")
         if causes:
             raise self.invalid(name, causes)
-        is_new = await make_image(self._streams, context, image)
+        try:
+            is_new = await make_image(self._streams, context, image)
+        except ObjectTooLarge as error:
+            raise too_large(error) from error
         reference = image["dockerImageReference"]
         annotations: Mapping[str, Any] = image["metadata"].get("annotations") or {}
         if not is_new and annotations.get(MANAGED) == "true":
@@ -64,7 +69,8 @@ class ImageStreamMappings(Resource):
             await self._content.point(context.namespace, name, tag, digest)
 
         async def point(stream: Object) -> bool:
-            return point_tag(stream, tag, digest, reference, context.surroundings.timestamp())
+            now = context.surroundings.timestamp()
+            return point_tag(TagEvents(stream), tag, digest, reference, now)
 
         await self._streams.edit(context, name, point, create=True)
         return {
@@ -77,7 +83,11 @@ class ImageStreamMappings(Resource):
 
 
 async def make_image(streams: ImageStreams, context: Context, image: Object) -> bool:
-    """Keep an image that is prepared, unless there is one already; whether it is new."""
+    """Keep an image that is prepared, unless there is one already; whether it is new.
+
+    Raises:
+        ObjectTooLarge: The store does not take it.
+    """
     images, name = streams.images, image["metadata"]["name"]
     key = Key(images.name, "", name)
     if context.dry_run or await images.store.get(key) is not None:
@@ -103,15 +113,12 @@ async def make_image(streams: ImageStreams, context: Context, image: Object) -> 
     return True
 
 
-def point_tag(stream: Object, tag: str, image: str, reference: str, now: str) -> bool:
+def point_tag(events: TagEvents, tag: str, image: str, reference: str, now: str) -> bool:
     """Let a tag point to an image that was pushed; whether that is news."""
     event = {
         "created": now,
         "dockerImageReference": reference,
         "image": image,
-        "generation": stream["metadata"].get("generation", 1),
+        "generation": events.stream["metadata"].get("generation", 1),
     }
-    if not tags.add_event(stream, tag, event):
-        return False
-    tags.follow(stream, tag)
-    return True
+    return events.point(tag, event)

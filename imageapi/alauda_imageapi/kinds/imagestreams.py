@@ -1,10 +1,8 @@
 """ImageStream: the tags of a repository (facts/image-api.md 2.3 and 3.2 to 3.7)."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
-from weakref import WeakValueDictionary
 
 from typing_extensions import override
 
@@ -12,8 +10,10 @@ from alauda_imageapi.kinds import layers, printers, resolution, schemas, tags
 from alauda_imageapi.kinds.content import Content, NoContent
 from alauda_imageapi.kinds.images import Images
 from alauda_imageapi.kinds.names import LONGEST_NAME, PullSpec, is_component
+from alauda_imageapi.kinds.stream_edits import Edit, EditQueues, StreamEdit
+from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery import errors, objects
-from alauda_imageapi.machinery.errors import AlreadyExists, Cause
+from alauda_imageapi.machinery.errors import AlreadyExists, Cause, StatusError
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import (
@@ -26,9 +26,6 @@ from alauda_imageapi.machinery.resources import (
 from alauda_imageapi.machinery.schema import Schema
 from alauda_imageapi.machinery.store import Changed, Missing, ObjectStore, Stored
 from alauda_imageapi.machinery.stored import Attempts, StoredResource
-
-Edit = Callable[[Object], Awaitable[bool]]
-"""Changes a stream's document, and tells whether it did."""
 
 _KINDS = ("DockerImage", "ImageStreamTag", "ImageStreamImage")
 _MODES = ("Legacy", "PreserveOriginal")
@@ -56,7 +53,7 @@ class ImageStreams(StoredResource):
     short_names = ("is",)
     categories = ("all",)
     schema: ClassVar[Schema] = schemas.IMAGE_STREAM
-    subresources = (
+    subresources: ClassVar[tuple[Subresource, ...]] = (
         Subresource("layers", "ImageStreamLayers", schemas.IMAGE_STREAM_LAYERS, ("get",)),
         Subresource("status", "ImageStream", schemas.IMAGE_STREAM, ("get", "patch", "update")),
     )
@@ -81,12 +78,14 @@ class ImageStreams(StoredResource):
         images: Images,
         registry: str,
         content: Content | None = None,
+        *,
+        collects_garbage: bool = False,
     ) -> None:
-        super().__init__(group, store)
+        super().__init__(group, store, collects_garbage=collects_garbage)
         self.images = images
         self.registry = registry
         self._content = content or NoContent()
-        self._queues: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._queues = EditQueues(self._make_edits)
 
     def repository(self, stream: Object) -> str:
         """Return where the images of a stream can be pulled from."""
@@ -129,8 +128,10 @@ class ImageStreams(StoredResource):
         metadata = document["metadata"]
         namespace = metadata.get("namespace", "")
         changed = []
+        # There may be tens of thousands.
+        known = {tag.get("name", ""): tag for tag in tags.spec_tags(old)}
         for tag in tags.spec_tags(document):
-            before = tags.spec_tag(old, tag.get("name", ""))
+            before = known.get(tag.get("name", ""))
             if tags.is_changed(tag, before, namespace):
                 changed.append(tag)
                 tag["generation"] = 0
@@ -185,25 +186,12 @@ class ImageStreams(StoredResource):
     ) -> Object | None:
         """Change a stream on the server's own account, as often as it takes to come through.
 
-        Whoever changes the same stream in this process waits for his turn.
+        Whoever changes the same stream in this process at the same time does so in one write.
 
         Returns:
             The stream; None when there is none and none was to be made.
         """
-        where = (context.namespace, name)
-        queue = self._queues.get(where)
-        if queue is None:
-            queue = self._queues[where] = asyncio.Lock()
-        async with queue:
-            async for _ in Attempts():
-                stored = await self.find(context, name)
-                if stored is None and not create:
-                    return None
-                try:
-                    return await self._edit_once(context, name, stored, edit)
-                except (Changed, Missing, AlreadyExists):
-                    continue
-        raise self.modified(context, name)
+        return await self._queues.put(name, StreamEdit(context, edit, create=create))
 
     async def replace_spec(self, context: Context, stored: Stored, document: Object) -> Object:
         """Write a stream whose spec was changed on behalf of a client.
@@ -229,21 +217,64 @@ class ImageStreams(StoredResource):
             "metadata": {"name": name, "namespace": context.namespace},
         }
 
-    async def _edit_once(
-        self, context: Context, name: str, stored: Stored | None, edit: Edit
-    ) -> Object:
+    async def _make_edits(self, name: str, edits: Sequence[StreamEdit]) -> None:
+        """Make edits of one stream, together if that goes well."""
+        real = [edit for edit in edits if not edit.context.dry_run]
+        trials = [edit for edit in edits if edit.context.dry_run]
+        try:
+            await self._make_together(name, real)
+        except StatusError:
+            # One may have spoilt it for all.
+            for edit in real:
+                await self._make_alone(name, edit)
+        for edit in trials:
+            await self._make_alone(name, edit)
+
+    async def _make_alone(self, name: str, edit: StreamEdit) -> None:
+        try:
+            await self._make_together(name, [edit])
+        except StatusError as error:
+            edit.fail(error)
+
+    async def _make_together(self, name: str, edits: Sequence[StreamEdit]) -> None:
+        async for _ in Attempts():
+            left = [edit for edit in edits if not edit.is_over]
+            if not left:
+                return
+            try:
+                await self._make_once(name, left)
+            except (Changed, Missing, AlreadyExists):
+                continue
+        for edit in edits:
+            edit.fail(self.modified(edit.context, name))
+
+    async def _make_once(self, name: str, edits: Sequence[StreamEdit]) -> None:
+        stored = await self.find(edits[0].context, name)
+        while stored is None and edits and not edits[0].create:
+            edits[0].succeed(None)
+            edits = edits[1:]
+        if not edits:
+            return
+        context = edits[0].context
+        document = self._begun(context, name) if stored is None else stored.object()
+        is_changed = False
+        for edit in edits:
+            is_changed |= await edit.make(document)
         if stored is None:
-            document = self.empty(context, name)
-            _default(document)
-            document["status"] = {}
-            await edit(document)
-            return await self._create_edited(context, document)
-        document = stored.object()
-        if not await edit(document):
-            return document
-        tags.tidy(document)
-        # What the server writes itself is sound, and there may be thousands of tags.
-        return document if context.dry_run else await self._write(context, stored, document)
+            document = await self._create_edited(context, document)
+        elif is_changed:
+            tags.tidy(document)
+            # What the server writes itself is sound, and there may be thousands of tags.
+            if not context.dry_run:
+                document = await self._write(context, stored, document)
+        for edit in edits:
+            edit.succeed(document)
+
+    def _begun(self, context: Context, name: str) -> Object:
+        document = self.empty(context, name)
+        _default(document)
+        document["status"] = {}
+        return document
 
     async def _create_edited(self, context: Context, document: Object) -> Object:
         """Make a stream together with its first tag, which clients cannot."""
@@ -305,9 +336,11 @@ def _undecorate(document: Object) -> None:
 def _fill_generations(document: Object, old: Object) -> None:
     """Give events that were written without a generation that of what led to them."""
     generation = document["metadata"].get("generation", 1)
+    # There may be thousands of either.
+    wanted, events = {tag.get("name"): tag for tag in tags.spec_tags(document)}, TagEvents(old)
     for named in tags.status_tags(document):
-        spec = tags.spec_tag(document, named.get("tag", ""))
-        before = tags.newest(old, named.get("tag", ""))
+        spec = wanted.get(named.get("tag", ""))
+        before = events.newest(named.get("tag", ""))
         for index, event in enumerate(named.get("items") or []):
             if event.get("generation"):
                 continue
@@ -329,6 +362,8 @@ def _check(stream: Object) -> Iterable[Cause]:
     for index, tag in enumerate(tags.spec_tags(stream)):
         yield from check_tag(tag, f"spec.tags[{index}]")
     for index, named in enumerate(tags.status_tags(stream)):
+        if not named.get("tag"):
+            yield errors.required(f"status.tags[{index}].tag")
         for place, event in enumerate(named.get("items") or []):
             reference = event.get("dockerImageReference", "")
             where = f"status.tags[{index}].items[{place}].dockerImageReference"

@@ -41,7 +41,7 @@ class ImageStreamTags(TagView):
         event = tags.newest(stream, tag)
         if event is None or not event.get("image"):
             raise self.not_found(context, name)
-        image = await self.find_image(event["image"])
+        image = await self.find_image(context, event["image"])
         if image is None:
             raise self.not_found(context, event["image"])
         return self._view(stream, tag, image)
@@ -78,7 +78,7 @@ class ImageStreamTags(TagView):
                 raise self.already_exists(context, name)
 
         made = await self.write(context, stream_name, prepare)
-        return await self._view_with_image(made, tag)
+        return await self._view_with_image(context, made, tag)
 
     @override
     async def update(
@@ -89,8 +89,8 @@ class ImageStreamTags(TagView):
 
         async def prepare(stream: Object) -> None:
             nonlocal is_new
-            old = await self._view_with_image(stream, tag)
-            new = change(objects.copy(old))
+            old = await self._view_with_image(context, stream, tag)
+            new = await change(objects.copy(old))
             self.check_revision(context, name, stream, new, change)
             self._check_metadata(name, new["metadata"], old["metadata"])
             before = tags.spec_tag(stream, tag)
@@ -101,15 +101,17 @@ class ImageStreamTags(TagView):
                     f"{context.namespace}/{stream_name}, cannot be updated"
                 )
             self._adopt(new, wanted, tag)
+            await self.require_room(context, name, stream, tag)
             self.put_spec_tag(stream, wanted)
 
         made = await self.write(context, stream_name, prepare)
-        return Outcome(await self._view_with_image(made, tag), is_new)
+        return Outcome(await self._view_with_image(context, made, tag), is_new)
 
     @override
     def row(self, document: Object, now: datetime) -> list[Any]:
         image = document.get("image") or {}
-        created = document["metadata"].get("creationTimestamp", "")
+        # Whoever wrote the status need not have said when.
+        created = document["metadata"].get("creationTimestamp") or ""
         return [
             document["metadata"]["name"],
             image.get("dockerImageReference", ""),
@@ -142,9 +144,10 @@ class ImageStreamTags(TagView):
         if causes:
             raise self.invalid(name, causes[:1])
 
-    async def _view_with_image(self, stream: Object, tag: str) -> Object:
+    async def _view_with_image(self, context: Context, stream: Object, tag: str) -> Object:
         event = tags.newest(stream, tag) or {}
-        image = await self.find_image(event["image"]) if event.get("image") else None
+        digest = event.get("image")
+        image = await self.find_image(context, digest) if digest else None
         return self._view(stream, tag, image or {"metadata": {}})
 
     def _view(self, stream: Object, tag: str, image: Object) -> Object:

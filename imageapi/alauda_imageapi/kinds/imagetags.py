@@ -40,7 +40,7 @@ class ImageTags(TagView):
         stream = await self.require_stream(context, stream_name)
         if tags.spec_tag(stream, tag) is None and tags.status_tag(stream, tag) is None:
             raise self.not_found(context, name)
-        return await self._view_with_image(stream, tag)
+        return await self._view_with_image(context, stream, tag)
 
     @override
     def tags_of(self, stream: Object) -> Iterable[str]:
@@ -67,7 +67,7 @@ class ImageTags(TagView):
             self.put_spec_tag(stream, wanted)
 
         made = await self.write(context, stream_name, prepare)
-        return await self._view_with_image(made, tag)
+        return await self._view_with_image(context, made, tag)
 
     @override
     async def update(
@@ -78,13 +78,14 @@ class ImageTags(TagView):
 
         async def prepare(stream: Object) -> None:
             nonlocal is_new
-            old = await self._view_with_image(stream, tag)
-            new = change(objects.copy(old))
+            old = await self._view_with_image(context, stream, tag)
+            new = await change(objects.copy(old))
             self.check_revision(context, name, stream, new, change)
             self._check_metadata(name, new["metadata"], old["metadata"])
             before = tags.spec_tag(stream, tag)
             wanted, is_new = self._wanted(new, name, tag), before is None
             if wanted is not None:
+                await self.require_room(context, name, stream, tag)
                 self.put_spec_tag(stream, wanted)
             elif before is None and tags.status_tag(stream, tag) is None:
                 raise self.not_found(context, name)
@@ -93,7 +94,7 @@ class ImageTags(TagView):
                 stream["spec"]["tags"] = others
 
         made = await self.write(context, stream_name, prepare)
-        return Outcome(await self._view_with_image(made, tag), is_new)
+        return Outcome(await self._view_with_image(context, made, tag), is_new)
 
     @override
     def row(self, document: Object, now: datetime) -> list[Any]:
@@ -126,13 +127,18 @@ class ImageTags(TagView):
             cause = errors.invalid("metadata", "", "only spec may be changed")
             raise self.invalid(name, [cause])
 
-    async def _view_with_image(self, stream: Object, tag: str) -> Object:
+    async def _view_with_image(self, context: Context, stream: Object, tag: str) -> Object:
         event = tags.newest(stream, tag) or {}
-        image = await self.find_image(event["image"]) if event.get("image") else None
+        digest = event.get("image")
+        image = await self.find_image(context, digest) if digest else None
         return self._view(stream, tag, image)
 
     def _view(self, stream: Object, tag: str, image: Object | None) -> Object:
         spec = tags.spec_tag(stream, tag)
+        # Those of a stream grow with its tags, and a list would have them once for each tag.
+        metadata = {
+            name: value for name, value in stream["metadata"].items() if name != "managedFields"
+        }
         shown = None
         if image is not None:
             event = tags.newest(stream, tag) or {}
@@ -141,7 +147,7 @@ class ImageTags(TagView):
         return {
             "kind": self.kind,
             "apiVersion": self.group.api_version,
-            "metadata": {**stream["metadata"], "name": f"{stream['metadata']['name']}:{tag}"},
+            "metadata": {**metadata, "name": f"{metadata['name']}:{tag}"},
             "spec": spec,
             "status": tags.status_tag(stream, tag),
             "image": shown,

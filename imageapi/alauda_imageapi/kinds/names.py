@@ -15,9 +15,9 @@ DOCKER_IMAGE_VERSION: Final = "image.alauda.io/1.0"
 
 MANAGED: Final = "alauda.io/image.managed"
 LAYERS_ORDER: Final = "image.alauda.io/dockerLayersOrder"
+EXCLUDE_SECRET: Final = "alauda.io/image.excludeSecret"  # noqa: S105 -- a name
 MANIFEST_BLOB_STORED: Final = "image.alauda.io/manifestBlobStored"
 
-DEFAULT_TAG: Final = "latest"
 LONGEST_NAME: Final = 255
 
 _COMPONENT = re.compile(r"[a-z0-9]++(?:(?:\.|__?|-++)[a-z0-9]++)*+")

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alauda_imageapi.kinds import tags
 from alauda_imageapi.kinds.names import PullSpec
+from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery import errors
 from alauda_imageapi.machinery.errors import Cause
 from alauda_imageapi.machinery.objects import Object
-from alauda_imageapi.machinery.resources import Context
+from alauda_imageapi.machinery.resources import Access, Context
 from alauda_imageapi.machinery.store import Key
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Resolver:
         self._streams = streams
         self._context = context
         self._stream = stream
+        self._events = TagEvents(stream)
+        self._sources: dict[tuple[str, str], TagEvents | None] = {self._place: self._events}
+        self._allowed: dict[tuple[str, str], bool] = {}
 
     async def resolve(self, tag: Object) -> Sequence[Cause]:
         """Let a tag point to its source, if that is to be had now; what is wrong with it."""
@@ -50,35 +53,55 @@ class Resolver:
         if not name or not wanted or separator in wanted:
             form = "<stream>:<tag>" if separator == ":" else "<stream>@<digest>"
             return [errors.invalid(where, source["name"], f"must be of the form {form}")]
-        stream = await self._find(source.get("namespace"), name)
-        if stream is None:
+        elsewhere = source.get("namespace") or self._place[0]
+        if not await self._may_pull(elsewhere, name):
+            # Also when it is not there: who may not pull need not know.
+            detail = f"{elsewhere}/{name}: it takes the right to get imagestreams/layers there"
+            return [errors.forbidden(f"spec.tags[{tag['name']}].from", detail)]
+        events = await self._find(elsewhere, name)
+        if events is None:
             return [errors.not_found_value(where, source["name"])]
         if kind == "ImageStreamTag":
-            event = tags.newest(stream, wanted)
+            event = events.newest(wanted)
         else:
-            event = _find_image(stream, wanted)
+            event = events.image(wanted)
             if event is None:
                 detail = "names no image of the stream, or several"
                 return [errors.invalid(where, source["name"], detail)]
             event = {**event, "created": self._context.surroundings.timestamp()}
         # A tag that is not there yet may come, and then is not followed across streams.
         if event is not None:
-            self._point(tag, event if tag.get("reference") else self._moved(event, stream))
+            self._point(tag, event if tag.get("reference") else self._moved(event, events.stream))
         return ()
 
-    async def _find(self, namespace: str | None, name: str) -> Object | None:
-        own = self._stream["metadata"]
-        namespace = namespace or own["namespace"]
-        if (namespace, name) == (own["namespace"], own["name"]):
-            return self._stream
-        stored = await self._streams.store.get(Key(self._streams.name, namespace, name))
-        return stored.object() if stored else None
+    async def _may_pull(self, namespace: str, name: str) -> bool:
+        """Tell whether the client may have what is in a stream; in its own namespace it may."""
+        if namespace == self._place[0]:
+            return True
+        if (namespace, name) not in self._allowed:
+            access = Access("get", self._streams.name, "layers", namespace, name)
+            allowed = await self._context.allows(self._context.user, access)
+            self._allowed[namespace, name] = allowed
+        return self._allowed[namespace, name]
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        metadata = self._stream["metadata"]
+        return metadata["namespace"], metadata["name"]
+
+    async def _find(self, namespace: str, name: str) -> TagEvents | None:
+        """Return what a stream has, which is read once for all tags that are from it."""
+        if (namespace, name) not in self._sources:
+            stored = await self._streams.store.get(Key(self._streams.name, namespace, name))
+            found = TagEvents(stored.object()) if stored else None
+            self._sources[namespace, name] = found
+        return self._sources[namespace, name]
 
     def _point(self, tag: Object, event: Object) -> None:
         created = event.get("created") or self._context.surroundings.timestamp()
-        event = {**event, "created": created, "generation": tag["generation"]}
-        if tags.add_event(self._stream, tag["name"], event):
-            tags.follow(self._stream, tag["name"])
+        self._events.point(
+            tag["name"], {**event, "created": created, "generation": tag["generation"]}
+        )
 
     def _moved(self, event: Object, stream: Object) -> Object:
         """Let what lies in this registry be pulled through the stream that it is tagged in."""
@@ -88,19 +111,3 @@ class Resolver:
             return event
         destination = self._streams.repository(self._stream)
         return {**event, "dockerImageReference": f"{destination}@{place.digest}"}
-
-
-def _find_image(stream: Object, wanted: str) -> Object | None:
-    """Return the latest event of the one image whose digest begins like this."""
-    found = {
-        event["image"]: event
-        for named in tags.status_tags(stream)
-        for event in reversed(named.get("items") or [])
-        if event.get("image") and is_prefix(wanted, event["image"])
-    }
-    return next(iter(found.values())) if len(found) == 1 else None
-
-
-def is_prefix(wanted: str, digest: str) -> bool:
-    """Tell whether this is the beginning of a digest, with or without the algorithm."""
-    return digest.startswith(wanted) or digest.partition(":")[2].startswith(wanted)

@@ -2,6 +2,7 @@
 
 from alauda_imageapi.machinery import schema as types
 from alauda_imageapi.machinery.metadata import OBJECT_META
+from alauda_imageapi.machinery.openapi import LIST_META
 from alauda_imageapi.machinery.schema import Schema
 
 _GROUP = "io.alauda.image.v1"
@@ -207,3 +208,12 @@ IMAGE_STREAM_LAYERS = _object(
     blobs=Schema(type="object", values=_LAYER_DATA, description="By digest."),
     images=Schema(type="object", values=_BLOB_REFERENCES, description="By digest."),
 )
+SECRET_LIST = types.struct(
+    f"{_GROUP}.SecretList",
+    "SecretList is the secrets that images of a namespace are pulled with.",
+    apiVersion=types.text("The group and version of the list."),
+    kind=types.text("SecretList."),
+    metadata=LIST_META,
+    items=types.listed(types.free("A Secret, as it is in v1."), "By kind of secret, and name."),
+)
+REGISTRY = _object("Registry", "Registry is a name for roles; there are no objects of it.")

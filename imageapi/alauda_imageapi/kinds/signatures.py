@@ -38,7 +38,7 @@ def check_signature(signature: Object, path: str) -> Iterable[Cause]:
     content = signature.get("content", "")
     if not content:
         yield errors.required(f"{prefix}content")
-    elif not _is_base64(content):
+    elif not is_base64(content):
         yield errors.invalid(f"{prefix}content", "", "is not base64")
     yield from _check_conditions(signature, prefix)
 
@@ -58,7 +58,8 @@ def _check_conditions(signature: Object, prefix: str) -> Iterable[Cause]:
                 yield errors.invalid(f"{prefix}{name}", "", detail)
 
 
-def _is_base64(text: Any) -> bool:
+def is_base64(text: Any) -> bool:
+    """Tell whether Go reads this as bytes."""
     try:
         base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -58,11 +58,9 @@ class TagView(Resource):
 
     @override
     async def listing(self, context: Context, revision: int | None) -> Listing:
-        snapshot = await self.streams.store.snapshot(self.streams.name, revision)
-        streams = (
-            stored for stored in snapshot.items if context.namespace in ("", stored.key.namespace)
-        )
-        return Listing(snapshot.revision, self._entries(streams))
+        store, name = self.streams.store, self.streams.name
+        snapshot = await store.snapshot(name, revision, namespace=context.namespace)
+        return Listing(snapshot.revision, self._entries(snapshot.items))
 
     @override
     async def reach(self, revision: int) -> None:
@@ -89,7 +87,7 @@ class TagView(Resource):
                 # Somebody has pushed it since, and was told that it is there.
                 return False
             spec_before = tags.spec_tag(document, tag)
-            gone = tags.remove(document, tag)
+            gone = tags.remove(document, {tag})
             if gone and spec_before is not None:
                 metadata = document["metadata"]
                 metadata["generation"] = metadata.get("generation", 0) + 1
@@ -145,9 +143,9 @@ class TagView(Resource):
             raise self.not_found(context, name)
         return stored.object()
 
-    async def find_image(self, name: str) -> Object | None:
-        """Return an Image."""
-        stored = await self.streams.store.get(Key(self.streams.images.name, "", name))
+    async def find_image(self, context: Context, name: str) -> Object | None:
+        """Return the Image of a tag."""
+        stored = await self.streams.images.find_named(context, name)
         return stored.object() if stored else None
 
     def check_revision(
@@ -175,6 +173,17 @@ class TagView(Resource):
             raise self.modified(context, name)
         if metadata.get("uid") and metadata["uid"] != now.get("uid"):
             raise self.conflict(context, name, "Precondition failed: UID")
+
+    async def require_room(self, context: Context, name: str, stream: Object, tag: str) -> None:
+        """Let a client make a tag by an update, if neither half of it is there.
+
+        Raises:
+            Forbidden: It must not make any, or the namespace is ending.
+            NotFound: There is no such namespace.
+        """
+        if tags.spec_tag(stream, tag) is None and tags.status_tag(stream, tag) is None:
+            await self.require_create(context, name)
+            await context.admit(context, name)
 
     def stream_metadata(self, stream: Object, tag: str) -> Object:
         """Return the metadata of a tag: what it shares with its stream."""
@@ -207,7 +216,7 @@ class TagView(Resource):
             status = {named["tag"]: named for named in tags.status_tags(stream)}
             for tag in sorted(self.tags_of(stream)):
                 yield Entry(
-                    (key.namespace, key.name, tag),
+                    partial(_position, key, tag),
                     partial(getattr, stored, "labels"),
                     partial(_fields, key, tag),
                     partial(self._load, stream, spec.get(tag), status.get(tag), tag),
@@ -221,6 +230,10 @@ class TagView(Resource):
             "status": {**stream.get("status", {}), "tags": [named] if named else []},
         }
         return self.list_item(only, tag)
+
+
+def _position(key: Key, tag: str) -> tuple[str, ...]:
+    return key.namespace, key.name, tag
 
 
 def _fields(key: Key, tag: str) -> Mapping[str, str]:

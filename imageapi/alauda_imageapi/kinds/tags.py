@@ -1,16 +1,13 @@
 """The two halves of a tag: what it should be (spec) and what it was and is (status).
 
-Functions over the document of one stream, without I/O (facts/image-api.md 3.1, 3.2, 3.5 and 3.7).
+Functions over the document of one stream, without I/O (facts/image-api.md 3.1, 3.2 and 3.5).
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from alauda_imageapi.machinery import objects
 from alauda_imageapi.machinery.objects import Object
-
-LONGEST_HISTORY = 100
-"""Events of one tag that are kept. Each push of the stream writes all of them."""
 
 
 def spec_tags(stream: Object) -> list[Object]:
@@ -58,42 +55,6 @@ def images_of(stream: Object) -> Iterator[str]:
     yield from sorted(seen)
 
 
-def add_event(stream: Object, tag: str, event: Object) -> bool:
-    """Let a tag point to something; whether that is news.
-
-    What differs in the place only is changed where it is, so that a history has each image once
-    in a row.
-    """
-    named = status_tag(stream, tag)
-    if named is None:
-        named = {"tag": tag, "items": []}
-        status = objects.child(stream, "status")
-        status["tags"] = [*(status.get("tags") or []), named]
-    now = newest_of(named)
-    keys = ("dockerImageReference", "image", "generation")
-    if now is not None:
-        same_place, same_image, same_generation = (now.get(key) == event.get(key) for key in keys)
-        if same_place and same_image and same_generation:
-            return False
-        if same_place or same_image:
-            now |= {key: event[key] for key in keys if key in event}
-            named.pop("conditions", None)
-            return True
-    named["items"] = [dict(event), *(named.get("items") or [])][:LONGEST_HISTORY]
-    named.pop("conditions", None)
-    return True
-
-
-def follow(stream: Object, tag: str) -> None:
-    """Let the tags that track another of their stream point to what it points to now."""
-    event = newest(stream, tag)
-    if event is None:
-        return
-    for follower in spec_tags(stream):
-        if follower["name"] != tag and tracked(follower, stream) == tag:
-            add_event(stream, follower["name"], event)
-
-
 def tracked(spec: Object, stream: Object) -> str | None:
     """Return the tag of the same stream that a tag follows, if it does."""
     source = spec.get("from") or {}
@@ -106,10 +67,10 @@ def tracked(spec: Object, stream: Object) -> str | None:
     return tag if not colon or name == metadata["name"] else None
 
 
-def remove(stream: Object, tag: str) -> bool:
-    """Take both halves of a tag away; whether there was any."""
-    spec = [item for item in spec_tags(stream) if item.get("name") != tag]
-    status = [item for item in status_tags(stream) if item.get("tag") != tag]
+def remove(stream: Object, gone: Container[str]) -> bool:
+    """Take both halves of tags away; whether there was any."""
+    spec = [item for item in spec_tags(stream) if item.get("name") not in gone]
+    status = [item for item in status_tags(stream) if item.get("tag") not in gone]
     is_news = len(spec) < len(spec_tags(stream)) or len(status) < len(status_tags(stream))
     if is_news:
         objects.child(stream, "spec")["tags"] = spec

@@ -10,7 +10,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -28,9 +28,9 @@ from alauda_imageapi.machinery.errors import (
     InternalError,
     MethodNotAllowed,
     StatusError,
-    TooManyRequests,
     no_such_resource,
 )
+from alauda_imageapi.machinery.long_answers import LongAnswer
 from alauda_imageapi.machinery.metadata import Surroundings
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.openapi import OpenAPI
@@ -38,25 +38,34 @@ from alauda_imageapi.machinery.options import ListOptions, parse_revision
 from alauda_imageapi.machinery.representations import Representation
 from alauda_imageapi.machinery.resources import (
     ANONYMOUS,
+    Admission,
     Context,
     Group,
+    Permission,
+    Reservation,
     Resource,
     UserInfo,
+    admit_all,
+    allow_all,
+    reserve_nothing,
     unavailable,
 )
 from alauda_imageapi.machinery.store import StoreUnavailable
 from alauda_imageapi.machinery.stored import StoredResource
 from alauda_imageapi.machinery.targets import Target, parse_segments, parse_target
-from alauda_imageapi.machinery.watching import WatchStream
+from alauda_imageapi.machinery.watch_limits import WatchLimits, WatchSeats
+from alauda_imageapi.machinery.watching import TroubleLog, WatchStream
 from alauda_imageapi.machinery.writing import Writes
+from alauda_registry.serving.exchange import ABORT
 
 logger = logging.getLogger(__name__)
 
 USER = "alauda.user"
 """Where whatever stands in front of the application says in the scope who asks."""
 
-_SEND_SECONDS = 30.0
-_MOST_WATCHES = 4096
+_PART = 64 * 1024
+"""Bytes that are handed over at once to a client that may not read."""
+
 _LONGEST_WARNINGS = 4096
 _LONGEST_WARNING = 256
 
@@ -108,9 +117,12 @@ class ApiServer:
         surroundings: Time and chance.
         guard: Looks at each request before anything else does.
         read_only: Refuse whatever changes anything.
-        most_watches: More at the same time are refused.
+        watch_limits: How many watches there may be.
         implicit_namespaces: Say of each namespace that it is there, as kubectl asks before it
             tells that an object is not.
+        admit: Says what must not be made where.
+        reserve: Counts what is made.
+        allows: Says who may do what, where a request leads to something else, too.
     """
 
     def __init__(
@@ -122,20 +134,27 @@ class ApiServer:
         guard: Guard = lambda _request: None,
         *,
         read_only: bool = False,
-        most_watches: int = _MOST_WATCHES,
+        watch_limits: WatchLimits | None = None,
         implicit_namespaces: bool = False,
+        admit: Admission = admit_all,
+        reserve: Reservation = reserve_nothing,
+        allows: Permission = allow_all,
     ) -> None:
         self._group = group
         self._resources = {resource.name: resource for resource in resources}
         self._surroundings = surroundings or Surroundings()
         self._guard = guard
         self._read_only = read_only
-        self._most_watches = most_watches
-        self._watches = 0
+        self._seats = WatchSeats(watch_limits or WatchLimits())
+        self._streams: set[WatchStream] = set()
+        self._troubles = TroubleLog()
+        self._is_stopping = False
         self._implicit_namespaces = implicit_namespaces
+        self._admit = admit
+        self._reserve = reserve
+        self._allows = allows
         self._openapi = OpenAPI(group, resources, version.git)
         self._writes = Writes(group)
-        self._stopping = asyncio.Event()
         discovery = Discovery(group, resources)
         self._aggregated = _Aggregated(discovery.aggregated())
         self._no_groups = _Aggregated(aggregated_list([]))
@@ -154,7 +173,9 @@ class ApiServer:
 
     def stop(self) -> None:
         """End the watches, so that the server can stop."""
-        self._stopping.set()
+        self._is_stopping = True
+        for stream in self._streams:
+            stream.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -164,22 +185,21 @@ class ApiServer:
             self._guard(request)
             answer = await self._answer(request, warnings)
             if isinstance(answer, WatchStream):
-                self._watches += 1
                 try:
-                    await self._stream(answer, receive, send)
+                    await self._stream(answer, scope, receive, send)
                 finally:
-                    self._watches -= 1
+                    self._seats.leave(_user(request))
                 return
         except StatusError as error:
-            answer = _error_answer(error)
+            answer = error_answer(error)
         except StoreUnavailable as error:
-            answer = _error_answer(unavailable(str(error)))
+            answer = error_answer(unavailable(error))
         except ClientDisconnect:
             return
         except Exception:
             # The end of the request: whatever it was, the client gets an answer.
             logger.exception("cannot answer %s: unforeseen trouble", request.method)
-            answer = _error_answer(InternalError("Internal error occurred: the log says which"))
+            answer = error_answer(InternalError("Internal error occurred: the log says which"))
         answer.headers.setdefault("Cache-Control", "no-cache, private")
         answer.headers.setdefault("Audit-Id", str(uuid.uuid4()))
         for warning in _warning_headers(warnings):
@@ -210,6 +230,9 @@ class ApiServer:
             user=_user(request),
             warnings=warnings,
             surroundings=self._surroundings,
+            admit=self._admit,
+            reserve=self._reserve,
+            allows=self._allows,
         )
         return await self._dispatch(_Asked(request, target, resource, context, query))
 
@@ -240,9 +263,12 @@ class ApiServer:
 
     async def _get(self, asked: _Asked) -> Response:
         target, resource, context = asked.target, asked.resource, asked.context
-        parse_revision(asked.query.get("resourceVersion", ""))
+        if parse_revision(asked.query.get("resourceVersion", "")) == 0:
+            # Any state will do, and what is known is the cheapest.
+            context = replace(context, recent=True)
         shown = self._shown(asked)
         if target.subresource:
+            context = replace(context, parameters=asked.query)
             document = await resource.get_part(context, target.name, target.subresource)
             return _json_answer(document)
         return _json_answer(shown.one(await resource.get(context, target.name)))
@@ -253,15 +279,17 @@ class ApiServer:
         shown = self._shown(asked)
         if not options.watch or asked.request.method == "HEAD":
             body = await lists.render(resource, context, options, shown)
-            return Response(body, media_type="application/json")
+            return LongAnswer(body, media_type="application/json")
         if "watch" not in resource.verbs or not isinstance(resource, StoredResource):
             raise self._not_allowed(asked)
-        if self._watches >= self._most_watches:
-            raise TooManyRequests(
-                "there are too many watches: end some of them", details={"retryAfterSeconds": 1}
-            )
         stream = WatchStream(resource, context, options, shown)
-        await stream.open()
+        # Before it is open, which may take seconds; whoever sends it gives the seat back.
+        self._seats.take(context.user)
+        try:
+            await stream.open()
+        except BaseException:
+            self._seats.leave(context.user)
+            raise
         return stream
 
     def _shown(self, asked: _Asked) -> Representation:
@@ -307,7 +335,9 @@ class ApiServer:
             }
         )
 
-    async def _stream(self, stream: WatchStream, receive: Receive, send: Send) -> None:
+    async def _stream(
+        self, stream: WatchStream, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Send a watch until it is over, its client is gone or slow, or the server stops."""
         headers = [
             (b"content-type", b"application/json"),
@@ -318,20 +348,28 @@ class ApiServer:
         await send({"type": "http.response.body", "body": b"", "more_body": True})
         sending = asyncio.ensure_future(_send_lines(stream, send))
         leaving = asyncio.ensure_future(_until_gone(receive))
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        waiting = (sending, leaving, stopping)
+        self._streams.add(stream)
+        if self._is_stopping:
+            stream.stop()
+        tasks = (sending, leaving)
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((*tasks, stream.over), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in waiting:
+            self._streams.discard(stream)
+            for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(*waiting, return_exceptions=True)
-        trouble = results[0]
-        if isinstance(trouble, TimeoutError):
-            logger.info("a watch is ended: its client does not read")
+            trouble, _ = await asyncio.gather(*tasks, return_exceptions=True)
+        if stream.is_too_slow:
+            logger.info("a watch of %s is ended: its client does not read", stream.resource)
+        elif stream.trouble is not None:
+            self._troubles.tell(stream.trouble)
         elif isinstance(trouble, Exception):
             logger.error("a watch is ended by trouble", exc_info=trouble)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if stream.is_too_slow and ABORT in scope.get("extensions", {}):
+            # Whatever is sent to it would wait behind all that it has not read.
+            await send({"type": ABORT})
+        else:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 _VERBS: dict[tuple[str, bool], str] = {
@@ -358,9 +396,11 @@ class _Aggregated:
 async def _send_lines(stream: WatchStream, send: Send) -> None:
     lines = stream.lines()
     try:
-        async for line in lines:
-            async with asyncio.timeout(_SEND_SECONDS):
-                await send({"type": "http.response.body", "body": line, "more_body": True})
+        async for some in lines:
+            # A part that waits to be sent is a client's own, and the whole is shared.
+            for begin in range(0, len(some), _PART):
+                part = some[begin : begin + _PART]
+                await send({"type": "http.response.body", "body": part, "more_body": True})
     finally:
         await lines.aclose()
 
@@ -379,7 +419,8 @@ def _json_answer(document: Any, status: int = 200) -> Response:
     return Response(objects.encode(document), status, media_type="application/json")
 
 
-def _error_answer(error: StatusError) -> Response:
+def error_answer(error: StatusError) -> Response:
+    """Return the answer that tells a client what went wrong."""
     # Parts of names may come from anywhere, also halves of surrogate pairs.
     body = json.dumps(error.status()).encode()
     answer = Response(body, error.code, media_type="application/json")

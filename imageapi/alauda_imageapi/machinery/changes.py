@@ -1,6 +1,6 @@
 """The ways in which clients change objects: whole ones, patches of three kinds, and apply."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain, islice
@@ -121,7 +121,7 @@ class Replacement(Change):
     replaces: ClassVar[bool] = True
 
     @override
-    def __call__(self, old: Object | None) -> Object:
+    async def __call__(self, old: Object | None) -> Object:
         """Return the object, whatever was there."""
         del old
         copied: Object = objects.copy(self.document)
@@ -132,13 +132,13 @@ class Replacement(Change):
 class Patch(Change):
     """Something that is done to the old object."""
 
-    apply: Callable[[Object], Any]
+    apply: Callable[[Object], Awaitable[Any]]
     decoder: Decoder
     manager: Manager
     group: str
 
     @override
-    def __call__(self, old: Object | None) -> Object:
+    async def __call__(self, old: Object | None) -> Object:
         """Return the patched object.
 
         Raises:
@@ -146,7 +146,7 @@ class Patch(Change):
             Invalid: Applied to this object it does not.
         """
         name = (old or {}).get("metadata", {}).get("name", "")
-        patched = self.apply(old or {})
+        patched = await self.apply(old or {})
         try:
             objects.check_tree(patched)
             return self.decoder.decode(patched)
@@ -168,7 +168,7 @@ class Apply(Change):
     manages: ClassVar[bool] = True
 
     @override
-    def __call__(self, old: Object | None) -> Object:
+    async def __call__(self, old: Object | None) -> Object:
         """Return the merged object with its managed fields.
 
         Raises:

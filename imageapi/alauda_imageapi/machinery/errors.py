@@ -56,11 +56,6 @@ def forbidden(field: str, detail: str) -> Cause:
     return Cause("FieldValueForbidden", _with(detail, "Forbidden"), field)
 
 
-def duplicate(field: str, value: object) -> Cause:
-    """A value is there twice."""
-    return Cause("FieldValueDuplicate", f"Duplicate value: {_echo(value)}", field)
-
-
 def too_long(field: str, limit: int) -> Cause:
     """A value is longer than it may be."""
     return Cause("FieldValueTooLong", f"Too long: may not be more than {limit} bytes", field)
@@ -76,7 +71,8 @@ class StatusError(Exception):
 
     Args:
         message: For people.
-        details: ``name``, ``group``, ``kind``, ``uid`` and ``retryAfterSeconds``.
+        details: ``name``, ``group``, ``kind``, ``uid`` and ``retryAfterSeconds``; sent although it
+            is empty, when it is given.
         causes: What is wrong in detail.
     """
 
@@ -94,6 +90,7 @@ class StatusError(Exception):
         super().__init__(message)
         self.message = message
         self.details = dict(details or {})
+        self._has_details = details is not None
         self.causes = causes
         self.token = token
 
@@ -119,7 +116,7 @@ class StatusError(Exception):
             "reason": self.reason,
             "code": self.code,
         }
-        if details:
+        if details or self._has_details:
             status["details"] = details
         return status
 
@@ -128,6 +125,12 @@ class BadRequest(StatusError):
     """The request makes no sense."""
 
     code, reason = 400, "BadRequest"
+
+
+class Unauthorized(StatusError):
+    """What the client shows does not say who it is."""
+
+    code, reason = 401, "Unauthorized"
 
 
 class Forbidden(StatusError):
@@ -202,16 +205,16 @@ class InternalError(StatusError):
     code, reason = 500, "InternalError"
 
 
-class ServerTimeout(StatusError):
-    """We did not get it done; the client may try again."""
-
-    code, reason = 500, "ServerTimeout"
-
-
 class ServiceUnavailable(StatusError):
     """The store cannot be used at the moment."""
 
     code, reason = 503, "ServiceUnavailable"
+
+
+class InsufficientStorage(StatusError):
+    """The store has no room. Not to be tried again by itself: somebody has to make some."""
+
+    code, reason = 507, "InsufficientStorage"
 
 
 class Timeout(StatusError):
@@ -240,6 +243,26 @@ def invalid_options(kind: str, causes: Sequence[Cause]) -> Invalid:
 def no_such_resource() -> NotFound:
     """There is nothing of that name that could hold objects."""
     return NotFound("the server could not find the requested resource", details={})
+
+
+def namespace_not_found(namespace: str) -> NotFound:
+    """Nothing is made in a namespace that is not there."""
+    return NotFound(
+        f'namespaces "{namespace}" not found', details={"name": namespace, "kind": "namespaces"}
+    )
+
+
+def namespace_ending(group: str, resource: str, name: str, namespace: str) -> Forbidden:
+    """Nothing is made in a namespace that is ending."""
+    what = f'{resource}.{group} "{name}"' if name else f"{resource}.{group}"
+    details = {"name": name, "group": group, "kind": resource}
+    ending = f"namespace {namespace} is being terminated"
+    return Forbidden(
+        f"{what} is forbidden: unable to create new "
+        f"content in namespace {namespace} because it is being terminated",
+        details={key: value for key, value in details.items() if value},
+        causes=[Cause("NamespaceTerminating", ending, "metadata.namespace")],
+    )
 
 
 def too_large_revision(asked: int, current: int) -> Timeout:

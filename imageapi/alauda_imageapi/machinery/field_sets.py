@@ -6,7 +6,7 @@ is that of ``sigs.k8s.io/structured-merge-diff`` in our own words (facts/apiserv
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from alauda_imageapi.machinery.objects import Object
@@ -14,6 +14,9 @@ from alauda_imageapi.machinery.schema import Schema
 
 Path: TypeAlias = tuple[str, ...]
 FieldSet: TypeAlias = frozenset[Path]
+
+_write_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""As `json.dumps`, which makes an encoder each time."""
 
 _NEVER_OWNED: FieldSet = frozenset(
     {
@@ -32,9 +35,11 @@ _NEVER_OWNED: FieldSet = frozenset(
 
 def owned_values(schema: Schema, document: Object) -> dict[Path, Any]:
     """Return the paths an object consists of, each with what it is compared by."""
+    found: dict[Path, Any] = {}
+    _collect(schema, document, (), found)
     return {
         path: value
-        for path, value in _walk(schema, document, ())
+        for path, value in found.items()
         if path and path[:1] not in _NEVER_OWNED and path[:2] not in _NEVER_OWNED
     }
 
@@ -92,9 +97,9 @@ def item_element(schema: Schema, item: Any, index: int) -> str:
     if schema.keys:
         key = schema.key_of(item)
         if key is not None:
-            return "k:" + json.dumps(key, sort_keys=True, separators=(",", ":"))
+            return "k:" + _write_json(key)
         return f"i:{index}"
-    return "v:" + json.dumps(item, sort_keys=True, separators=(",", ":"))
+    return "v:" + _write_json(item)
 
 
 def is_merged(schema: Schema | None, value: Any) -> bool:
@@ -106,21 +111,21 @@ def is_merged(schema: Schema | None, value: Any) -> bool:
     return isinstance(value, list) and bool(schema.keys or schema.is_set)
 
 
-def _walk(schema: Schema | None, value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+def _collect(schema: Schema | None, value: Any, path: Path, found: dict[Path, Any]) -> None:
     if schema is None or not is_merged(schema, value):
-        yield path, value
+        found[path] = value
     elif isinstance(value, dict):
         if not value:
-            yield path, {}
+            found[path] = {}
         for name, below in value.items():
-            yield from _walk(schema.of(name), below, (*path, f"f:{name}"))
+            _collect(schema.of(name), below, (*path, f"f:{name}"), found)
     else:
         for index, item in enumerate(value):
             place = (*path, item_element(schema, item, index))
             # The item itself is a member, whatever is in it.
-            yield place, True
+            found[place] = True
             if schema.keys:
-                yield from _walk(schema.items, item, place)
+                _collect(schema.items, item, place, found)
 
 
 def _prune(schema: Schema | None, value: Any, path: Path, doomed: FieldSet, held: set[Path]) -> Any:

@@ -136,18 +136,23 @@ def _merge(schema: Schema | None, live: Any, applied: Any) -> Any:
 
 
 def _conflict(contested: Iterable[tuple[Manager, FieldSet]]) -> Conflict:
-    causes = [
-        Cause("FieldManagerConflict", f'conflict with "{manager.name}"{_how(manager)}', place)
-        for manager, paths in contested
-        for place in sorted(field_sets.describe(path) for path in paths)
-    ]
-    listed = "\n".join(f"- {cause.field}: {cause.message}" for cause in causes)
+    causes, listed = [], []
+    for who, paths in sorted((_describe(manager), paths) for manager, paths in contested if paths):
+        places = sorted(map(field_sets.describe, paths))
+        causes += [Cause("FieldManagerConflict", f"conflict with {who}", at) for at in places]
+        listed += [f"conflicts with {who}:", *(f"- {place}" for place in places)]
+    # Worded as kube-apiserver does: one is told in a line of its own.
+    reason = "\n".join(listed)
+    if len(causes) == 1:
+        reason = f"{causes[0].message}: {causes[0].field}"
     plural = "s" if len(causes) > 1 else ""
-    return Conflict(f"Apply failed with {len(causes)} conflict{plural}: {listed}", causes=causes)
+    return Conflict(f"Apply failed with {len(causes)} conflict{plural}: {reason}", causes=causes)
 
 
-def _how(manager: Manager) -> str:
-    return f" using {manager.api_version}" if manager.operation == "Update" else ""
+def _describe(manager: Manager) -> str:
+    part = f' with subresource "{manager.subresource}"' if manager.subresource else ""
+    how = f" using {manager.api_version}" if manager.operation == "Update" else ""
+    return f'"{manager.name}"{part}{how}'
 
 
 def _entries(document: Object | None) -> list[_Entry]:

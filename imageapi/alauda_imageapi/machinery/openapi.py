@@ -6,7 +6,7 @@ lists that merge by a key say so in both ways that Kubernetes has.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from alauda_imageapi.machinery import objects, schema as types
@@ -150,16 +150,28 @@ def _paths(
         if collection:
             yield f"{base}/{resource.name}", _item(resource, collection, name, kind, components)
         single = [verb for verb in _SINGLE if verb in resource.verbs]
-        if single:
+        is_only_made = "create" in resource.verbs and "patch" not in single
+        if single or is_only_made:
             where = f"{base}/{resource.name}/{{name}}"
-            yield where, _item(resource, single, name, kind, components)
+            verbs = [*single, "patch"] if is_only_made else single
+            item = _item(resource, verbs, name, kind, components)
+            if is_only_made:
+                item["patch"]["description"] = _NOT_SERVED
+            yield where, item
         for part in resource.subresources:
             part_kind = {**kind, "kind": part.kind}
             part_name = _define(part.schema, components, part_kind)
             where = f"{base}/{resource.name}/{{name}}/{part.name}"
-            yield where, _item(resource, part.verbs, part_name, part_kind, components)
+            item = _item(resource, part.verbs, part_name, part_kind, components)
+            if part.lists:
+                item["get"]["parameters"] += _query(_LISTING)
+            yield where, item
 
 
+_NOT_SERVED = (
+    "Is not served. kubectl looks for this to learn whether the server validates fields, and "
+    "without it wants to list custom resource definitions, which users may not."
+)
 _COLLECTION = ("list", "create", "deletecollection")
 _SINGLE = ("get", "update", "patch", "delete")
 
@@ -219,10 +231,12 @@ def _operation(
         parameters["dryRun"] = _WRITING["dryRun"]
         options = _define(DELETE_OPTIONS, components, None)
         operation["requestBody"] = {"content": _content(options, _JSON)}
-    operation["parameters"] = [
-        _parameter(parameter, "query", text) for parameter, text in sorted(parameters.items())
-    ]
+    operation["parameters"] = _query(parameters)
     return operation
+
+
+def _query(parameters: Mapping[str, str]) -> list[Object]:
+    return [_parameter(name, "query", text) for name, text in sorted(parameters.items())]
 
 
 _JSON = ("application/json",)
@@ -272,8 +286,9 @@ def _define(schema: Schema, components: dict[str, Object], kind: Object | None) 
     if name not in components:
         components[name] = {}
         components[name] = _inline(schema, components)
-        if kind is not None:
-            components[name]["x-kubernetes-group-version-kind"] = [kind]
+    if kind is not None:
+        # A part of another kind may have been there first.
+        components[name]["x-kubernetes-group-version-kind"] = [kind]
     return name
 
 

@@ -16,21 +16,33 @@ from alauda_imageapi.machinery.selectors import Selector
 _LARGEST = 2**63 - 1
 _LONGEST_MANAGER = 128
 _DIGITS = 20
-_TRUE, _FALSE = frozenset({"1", "t", "true"}), frozenset({"0", "f", "false", ""})
 _POLICIES = ("Background", "Foreground", "Orphan")
 _TOKEN_VERSION = "meta.k8s.io/v1"  # noqa: S105 -- a format's name
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Where a list goes on: behind a position, in the state of a revision."""
+    """Where a list goes on, in the state of a revision.
+
+    Attributes:
+        revision: Of the state; -1 for the one that will be then.
+        position: Behind which it goes on, where lists are known whole; of others only for the case
+            that the revision is forgotten.
+        page: The token of the store's page on which it goes on, where it has pages; empty for the
+            first.
+        skipped: How many objects of that page the client has seen; None where there are no pages.
+    """
 
     revision: int
     position: tuple[str, ...]
+    page: str = ""
+    skipped: int | None = None
 
     def encode(self) -> str:
         """Write it so that clients hand it back as it is."""
         content = {"v": _TOKEN_VERSION, "rv": self.revision, "start": list(self.position)}
+        if self.skipped is not None:
+            content |= {"page": self.page, "skip": self.skipped}
         return base64.urlsafe_b64encode(objects.encode(content)).decode().rstrip("=")
 
     @classmethod
@@ -48,6 +60,7 @@ class Token:
             padded = text + "=" * (-len(text) % 4)
             content = objects.parse_json(base64.b64decode(padded, altchars=b"-_", validate=True))
             revision, start = content["rv"], content["start"]
+            page, skipped = content.get("page", ""), content.get("skip")
             is_sound = (
                 content["v"] == _TOKEN_VERSION
                 and type(revision) is int
@@ -55,12 +68,14 @@ class Token:
                 and isinstance(start, list)
                 and len(start) == length
                 and all(isinstance(part, str) for part in start)
+                and isinstance(page, str)
+                and (skipped is None or (type(skipped) is int and skipped >= 0 and revision > 0))
             )
         except (binascii.Error, NotJSON, KeyError, TypeError, ValueError) as error:
             raise BadRequest("continue key is not valid: take it from the last page") from error
         if not is_sound:
             raise BadRequest("continue key is not valid: it is of another list")
-        return cls(revision, tuple(start))
+        return cls(revision, tuple(start), page, skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +84,7 @@ class ListOptions:
 
     Attributes:
         revision: None when it is not given; 0 means any.
+        seconds: A watch's time; None when it is not given.
         match: resourceVersionMatch.
     """
 
@@ -102,10 +118,10 @@ class ListOptions:
             token=query.get("continue", ""),
             revision=parse_revision(query.get("resourceVersion", "")),
             match=query.get("resourceVersionMatch", ""),
-            watch=_flag(query, "watch") or False,
-            seconds=_number(query, "timeoutSeconds"),
-            bookmarks=_flag(query, "allowWatchBookmarks") or False,
-            initial_events=_flag(query, "sendInitialEvents"),
+            watch=flag(query, "watch") or False,
+            seconds=_watch_seconds(query),
+            bookmarks=flag(query, "allowWatchBookmarks") or False,
+            initial_events=flag(query, "sendInitialEvents"),
         )
         causes = options._watch_causes() if options.watch else options._list_causes()
         if causes:
@@ -157,6 +173,12 @@ def parse_revision(text: str) -> int | None:
     return int(text)
 
 
+def flag(query: Mapping[str, str], name: str) -> bool | None:
+    """Read a switch as Kubernetes does, where ``?watch`` alone asks for it; None for none."""
+    value = query.get(name)
+    return None if value is None else value.lower() not in ("false", "0")
+
+
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
     """How something is to be written."""
@@ -187,7 +209,7 @@ class WriteOptions:
             causes.append(errors.invalid("fieldManager", "", "should only contain printable text"))
         if applies and not manager:
             causes.append(errors.required("fieldManager", "is required for apply patch"))
-        force = _flag(query, "force")
+        force = flag(query, "force")
         if force is not None and not applies:
             causes.append(errors.forbidden("force", "may not be specified for non-apply patch"))
         if causes:
@@ -253,16 +275,12 @@ def _dry_run_causes(value: Any) -> list[Cause]:
     return [errors.not_supported("dryRun", str(wrong[0])[:64], ("All",))] if wrong else []
 
 
-def _flag(query: Mapping[str, str], name: str) -> bool | None:
-    value = query.get(name)
-    if value is None:
+def _watch_seconds(query: Mapping[str, str]) -> float | None:
+    """Read how long a watch lasts: 0 is as good as nothing, and less is over at once."""
+    seconds = _number(query, "timeoutSeconds")
+    if seconds == 0 and not query["timeoutSeconds"].startswith("-"):
         return None
-    if value.lower() in _TRUE:
-        return True
-    # As Go has it: `?watch` alone asks for it.
-    if value.lower() in _FALSE:
-        return value == "" and name == "watch"
-    raise BadRequest(f"the value of {name} must be true or false")
+    return seconds
 
 
 def _number(query: Mapping[str, str], name: str) -> int | None:

@@ -3,7 +3,7 @@
 The client's Accept header decides (facts/apiserver.md 2.3). JSON is all we write.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -119,8 +119,8 @@ class Representation:
             case _:
                 return document
 
-    def many(self, documents: list[Object], metadata: Object) -> Object:
-        """Show a list."""
+    def many(self, documents: Iterable[Object], metadata: Object) -> Object:
+        """Show a list; each document is let go before the next one is asked for."""
         if self.form is Form.TABLE:
             return self._table(documents, metadata)
         return {
@@ -156,7 +156,7 @@ class Representation:
         table = self._table([], {"resourceVersion": metadata["resourceVersion"]})
         return {**table, "rows": [{"cells": [], "object": partial}]}
 
-    def _table(self, documents: list[Object], metadata: Object) -> Object:
+    def _table(self, documents: Iterable[Object], metadata: Object) -> Object:
         now = self.surroundings.now()
         rows = []
         for document in documents:

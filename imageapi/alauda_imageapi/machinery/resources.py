@@ -6,15 +6,18 @@ in discovery.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from alauda_imageapi.machinery.errors import (
     AlreadyExists,
     Cause,
     Conflict,
+    Forbidden,
+    InsufficientStorage,
     Invalid,
     MethodNotAllowed,
     NotFound,
@@ -26,6 +29,7 @@ from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.metadata import Surroundings
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.schema import Schema
+from alauda_imageapi.machinery.store import StoreFull, StoreUnavailable
 
 TABLE_NAME = "name"
 
@@ -56,6 +60,36 @@ class UserInfo:
 ANONYMOUS = UserInfo("system:anonymous", groups=("system:unauthenticated",))
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Something that is done to an object, as ResourceAttributes of this group have it."""
+
+    verb: str
+    resource: str
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+
+
+async def allow_all(user: UserInfo, access: Access) -> bool:
+    """Let everybody do everything."""
+    del user, access
+    return True
+
+
+async def admit_all(context: "Context", name: str) -> None:
+    """Let everything be made anywhere."""
+    del context, name
+
+
+def reserve_nothing(
+    context: "Context", resource: str, name: str
+) -> AbstractAsyncContextManager[None]:
+    """Have room for everything."""
+    del context, resource, name
+    return nullcontext()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """One request, as resources see it.
@@ -66,8 +100,14 @@ class Context:
         user: Who asks.
         manager: The field manager.
         dry_run: Do everything but change anything.
+        recent: Objects as they were a moment ago will do.
+        parameters: Of the request, for parts that have some of their own.
         warnings: What the client is told besides.
         surroundings: Time and chance.
+        admit: Raises a StatusError when something of that name must not be made there.
+        reserve: Has room for an object of a resource and name while it is made, or raises a
+            StatusError.
+        allows: Says whether somebody may do something that a request leads to besides.
     """
 
     resource: str
@@ -75,8 +115,18 @@ class Context:
     user: UserInfo = ANONYMOUS
     manager: str = "unknown"
     dry_run: bool = False
+    recent: bool = False
+    parameters: Mapping[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     surroundings: Surroundings = field(default_factory=Surroundings)
+    admit: "Admission" = admit_all
+    reserve: "Reservation" = reserve_nothing
+    allows: "Permission" = allow_all
+
+
+Admission: TypeAlias = Callable[[Context, str], Awaitable[None]]
+Permission: TypeAlias = Callable[[UserInfo, Access], Awaitable[bool]]
+Reservation: TypeAlias = Callable[[Context, str, str], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +158,7 @@ class Change(ABC):
     """Who wants it."""
 
     @abstractmethod
-    def __call__(self, old: Object | None) -> Object:
+    async def __call__(self, old: Object | None) -> Object:
         """Return the wanted state; may be called again with a newer state."""
 
 
@@ -138,26 +188,46 @@ class Entry:
     """One object of a list, decoded only when it is wanted.
 
     Attributes:
-        position: Where it is in the order of the list.
+        position: Returns where it is in the order of pages.
         labels: What label selectors look at.
         fields: What field selectors look at.
         load: Returns the object.
-        body: The object as it is sent, where that is known.
+        body: Returns the object as it is sent, where that is known.
     """
 
-    position: tuple[str, ...]
+    position: Callable[[], tuple[str, ...]]
     labels: Callable[[], Mapping[str, str]]
     fields: Callable[[], Mapping[str, str]]
     load: Callable[[], Object]
-    body: bytes | None = None
+    body: Callable[[], bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some objects of a resource at one revision, in an order of their own.
+
+    Attributes:
+        token: For those after these; empty when there are none.
+        left: How many those are; None when that is not known.
+    """
+
+    revision: int
+    entries: Sequence[Entry]
+    token: str
+    left: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All objects of a resource at one revision, in order."""
+    """All objects of a resource at one revision, in order.
+
+    Attributes:
+        is_as_pages: Whether that is the order of their positions.
+    """
 
     revision: int
     entries: Iterable[Entry]
+    is_as_pages: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +253,14 @@ class Subresource:
         kind: Of what it answers with.
         schema: Of what it answers with.
         verbs: What can be done.
+        lists: Whether that is a list, which takes a list's parameters.
     """
 
     name: str
     kind: str
     schema: Schema
     verbs: tuple[str, ...]
+    lists: bool = False
 
 
 class Resource:
@@ -219,8 +291,23 @@ class Resource:
         raise self._refused(context, "get")
 
     async def listing(self, context: Context, revision: int | None) -> Listing:
-        """Return all objects, as they are now or were at a revision."""
+        """Return all objects, as they are now or were at a revision; 0 for a moment ago."""
         raise self._refused(context, "list")
+
+    async def part(
+        self, context: Context, limit: int, revision: int | None, token: str, name: str
+    ) -> Part | None:
+        """Return some objects, or the one of a name; None where all are as cheap.
+
+        Args:
+            context: Of the request.
+            limit: How many, at most.
+            revision: As they were then; None for now.
+            token: Of the part before.
+            name: Of the only one that is wanted.
+        """
+        del context, limit, revision, token, name
+        return None
 
     async def reach(self, revision: int) -> None:
         """Wait a little for a revision."""
@@ -248,6 +335,24 @@ class Resource:
         del now
         metadata = document["metadata"]
         return [metadata.get("name", ""), metadata.get("creationTimestamp")]
+
+    async def require_create(self, context: Context, name: str) -> None:
+        """Let a client make what it was only allowed to change.
+
+        Raises:
+            Forbidden: It must not.
+        """
+        access = Access("create", self.name, "", context.namespace, name)
+        if await context.allows(context.user, access):
+            return
+        where = "at the cluster scope"
+        if context.namespace:
+            where = f'in the namespace "{context.namespace}"'
+        raise Forbidden(
+            f'{self.qualified} "{name}" is forbidden: User "{context.user.name}" cannot create '
+            f'resource "{self.name}" in API group "{self.group.name}" {where}',
+            details=self.details(context, name),
+        )
 
     @property
     def qualified(self) -> str:
@@ -304,6 +409,8 @@ class Resource:
         )
 
 
-def unavailable(message: str) -> ServiceUnavailable:
-    """The store does not work at the moment."""
-    return ServiceUnavailable(message, details={"retryAfterSeconds": 1})
+def unavailable(error: StoreUnavailable) -> StatusError:
+    """The store does not work at the moment, or has no room."""
+    if isinstance(error, StoreFull):
+        return InsufficientStorage(str(error))
+    return ServiceUnavailable(str(error), details={"retryAfterSeconds": 1})

@@ -30,13 +30,16 @@ from alauda_imageapi.machinery.resources import (
     Group,
     Listing,
     Outcome,
+    Part,
     Resource,
 )
+from alauda_imageapi.machinery.selectors import Fields
 from alauda_imageapi.machinery.store import (
     Changed,
     Exists,
     Key,
     Missing,
+    NamespaceGone,
     ObjectStore,
     ObjectTooLarge,
     Stored,
@@ -110,11 +113,25 @@ class StoredResource(Resource):
     @override
     async def listing(self, context: Context, revision: int | None) -> Listing:
         """Return all objects, as they are now or were at a revision."""
-        snapshot = await self.store.snapshot(self.name, revision)
-        items: Iterable[Stored] = snapshot.items
-        if context.namespace:
-            items = (item for item in items if item.key.namespace == context.namespace)
-        return Listing(snapshot.revision, (self.entry(item) for item in items))
+        snapshot = await self.store.snapshot(self.name, revision, namespace=context.namespace)
+        entries = (self.entry(item) for item in snapshot.items)
+        return Listing(snapshot.revision, entries, is_as_pages=False)
+
+    @override
+    async def part(
+        self, context: Context, limit: int, revision: int | None, token: str, name: str
+    ) -> Part:
+        """Return some objects, or the one of a name."""
+        page = await self.store.page(
+            self.name,
+            limit=limit,
+            namespace=context.namespace,
+            name=name,
+            revision=revision,
+            token=token,
+        )
+        entries = [self.entry(item) for item in page.items]
+        return Part(page.revision, entries, page.token, page.left)
 
     @override
     async def reach(self, revision: int) -> None:
@@ -151,7 +168,8 @@ class StoredResource(Resource):
             if stored is None:
                 if not change.creates or subresource:
                     raise self.not_found(context, name)
-                document = change(None)
+                await self.require_create(context, name)
+                document = await change(None)
                 document["metadata"]["name"] = name
                 try:
                     return Outcome(await self.create(context, document, change.manager), True)
@@ -197,7 +215,7 @@ class StoredResource(Resource):
 
     async def find(self, context: Context, name: str) -> Stored | None:
         """Return what is stored of an object."""
-        return await self.store.get(self.key(context, name))
+        return await self.store.get(self.key(context, name), recent=context.recent)
 
     async def require(self, context: Context, name: str) -> Stored:
         """Return what is stored of an object.
@@ -215,17 +233,15 @@ class StoredResource(Resource):
         key = stored.key
 
         def fields() -> Mapping[str, str]:
-            found = {"metadata.name": key.name, "metadata.namespace": key.namespace}
-            if len(self.selectable) > len(found):
-                found |= self.extra_fields(stored.object())
-            return found
+            named = {"metadata.name": key.name, "metadata.namespace": key.namespace}
+            return Fields(named, lambda: self.extra_fields(stored.object()))
 
         return Entry(
-            (key.namespace, key.name),
+            lambda: self.store.order(key),
             lambda: stored.labels,
             fields,
             lambda: self.decorate(stored.object()),
-            None if self.is_decorated else stored.body,
+            None if self.is_decorated else lambda: stored.body,
         )
 
     async def _create(self, context: Context, document: Object, manager: Manager) -> Object:
@@ -234,6 +250,8 @@ class StoredResource(Resource):
         if not name:
             cause = errors.required("metadata.name", "name or generateName is required")
             raise self.invalid("", [cause])
+        # Also what is made by applying, or on the way to something else.
+        await context.admit(context, name)
         for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
             metadata.pop(field, None)
         metadata["uid"] = context.surroundings.make_uid()
@@ -252,8 +270,9 @@ class StoredResource(Resource):
         if causes:
             raise self.invalid(name, causes)
         if context.dry_run:
-            if await self.find(context, name) is not None:
-                raise self.already_exists(context, name)
+            async with context.reserve(context, self.name, name):
+                if await self.find(context, name) is not None:
+                    raise self.already_exists(context, name)
             return self.decorate(document)
         return self.decorate(await self.create_raw(context, name, document))
 
@@ -262,13 +281,24 @@ class StoredResource(Resource):
 
         Raises:
             AlreadyExists: There is one of its name.
+            NotFound: There is no such namespace.
+            Forbidden: The namespace is ending, or has no room for another one.
         """
+        async with context.reserve(context, self.name, name):
+            return await self._keep(context, name, document)
+
+    async def _keep(self, context: Context, name: str, document: Object) -> Object:
         try:
             stored = await self.store.create(self.key(context, name), document)
         except Exists:
             raise self.already_exists(context, name) from None
         except ObjectTooLarge as error:
             raise too_large(error) from error
+        except NamespaceGone as error:
+            where = error.namespace
+            if not error.is_ending:
+                raise errors.namespace_not_found(where) from error
+            raise errors.namespace_ending(self.group.name, self.name, name, where) from error
         return stored.object()
 
     async def _changed(
@@ -280,7 +310,7 @@ class StoredResource(Resource):
             StatusError: It must not.
         """
         before = old["metadata"]
-        new = change(self.decorate(objects.copy(old)))
+        new = await change(self.decorate(objects.copy(old)))
         metadata = new["metadata"]
         self._check_identity(context, name, metadata, before, change)
         meta.keep_server_fields(metadata, before)
@@ -417,7 +447,4 @@ class Attempts:
 
 def too_large(error: ObjectTooLarge) -> RequestEntityTooLarge:
     """Say that an object is larger than the store takes."""
-    return RequestEntityTooLarge(
-        f"the object is too large to be stored: it has {error.size} bytes, and at most "
-        f"{error.limit} are kept"
-    )
+    return RequestEntityTooLarge(f"the object is too large to be stored: {error}")

@@ -39,7 +39,7 @@ def parse_segments(raw_path: bytes) -> list[str]:
     segments = []
     for raw in path.strip(b"/").split(b"/"):
         try:
-            segment = unquote_to_bytes(raw).decode()
+            segment = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
         except UnicodeDecodeError:
             raise BadRequest("the path is not UTF-8") from None
         is_name = segment not in (".", "..") and not set(segment) & set("/%\\")

@@ -1,5 +1,6 @@
 """The verbs that change something: what clients send, turned into what resources are asked for."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,11 +22,19 @@ from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.openapi import PATCH_TYPES
 from alauda_imageapi.machinery.options import ListOptions, WriteOptions, parse_delete
-from alauda_imageapi.machinery.resources import Change, Context, Deletion, Group, Resource
+from alauda_imageapi.machinery.resources import (
+    Change,
+    Context,
+    Deletion,
+    Entry,
+    Group,
+    Resource,
+)
 from alauda_imageapi.machinery.stored import StoredResource
 from alauda_imageapi.machinery.targets import Target
 
 _APPLY = "application/apply-patch+yaml"
+_DELETED_AT_ONCE = 16
 
 
 @dataclass(slots=True)
@@ -89,6 +98,7 @@ class Writes:
         context = _context(asked, options)
         document = await self._read_object(asked, options)
         manager = self._manager(asked, options)
+        await context.admit(context, document["metadata"].get("name", ""))
         return Done(await asked.resource.create(context, document, manager), 201)
 
     async def _update(self, asked: _Asked) -> Done:
@@ -111,15 +121,16 @@ class Writes:
             raise BadRequest("the patch is not an object")
         if isinstance(patch, dict):
             decoder.look_for_repeated(patch)
-        apply: dict[str, Callable[[Object], Any]] = {
-            PATCH_TYPES[0]: lambda old: patches.apply_json_patch(old, patch),
-            PATCH_TYPES[1]: lambda old: patches.apply_merge_patch(old, patch),
-            PATCH_TYPES[2]: lambda old: patches.apply_strategic_patch(decoder.schema, old, patch),
-        }
+
+        async def apply(old: Object) -> Any:
+            if kind == PATCH_TYPES[0]:
+                return await patches.apply_json_patch(old, patch)
+            if kind == PATCH_TYPES[1]:
+                return patches.apply_merge_patch(old, patch)
+            return patches.apply_strategic_patch(decoder.schema, old, patch)
+
         manager = self._manager(asked, options)
-        return await self._change(
-            asked, options, Patch(apply[kind], decoder, manager, self._group.name)
-        )
+        return await self._change(asked, options, Patch(apply, decoder, manager, self._group.name))
 
     async def _apply(
         self, asked: _Asked, options: WriteOptions, decoder: Decoder, body: Any
@@ -163,17 +174,29 @@ class Writes:
         context = replace(context, dry_run=dry_run)
         wanted = ListOptions.parse(asked.query, resource.selectable)
         listing = await resource.listing(context, None)
-        gone = []
-        for entry in list(select(listing.entries, wanted)):
-            document = entry.load()
-            metadata = document["metadata"]
-            where = replace(context, namespace=metadata.get("namespace", ""))
-            try:
-                deletion = await resource.delete(where, metadata["name"], options)
-            except NotFound:
-                # Somebody else was faster, and that is as good.
-                continue
-            gone.append(deletion.document or document)
+        # Namespaces end by this, and wait for it no longer than a minute.
+        turn = asyncio.Semaphore(_DELETED_AT_ONCE)
+
+        async def delete(entry: Entry) -> Object | None:
+            async with turn:
+                document = entry.load()
+                metadata = document["metadata"]
+                where = replace(context, namespace=metadata.get("namespace", ""))
+                try:
+                    deletion = await resource.delete(where, metadata["name"], options)
+                except NotFound:
+                    # Somebody else was faster, and that is as good.
+                    return None
+                return deletion.document or document
+
+        selected = list(select(listing.entries, wanted))
+        try:
+            async with asyncio.TaskGroup() as group:
+                deleting = [group.create_task(delete(entry)) for entry in selected]
+        except ExceptionGroup as trouble:
+            # Any of them is reason enough, and the client is told one.
+            raise trouble.exceptions[0] from trouble
+        gone = [found for task in deleting if (found := task.result()) is not None]
         return Done(
             {
                 "kind": f"{resource.kind}List",

@@ -3,22 +3,32 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
-from starlette.types import Message
+from starlette.types import Message, Scope
 
+from alauda_imageapi.cluster.records.store import RecordStore
+from alauda_imageapi.cluster.records.watch_cache import RecordLimits
 from alauda_imageapi.kinds.catalog import Kinds, build_kinds
 from alauda_imageapi.kinds.content import Content
 from alauda_imageapi.kinds.names import GROUP
-from alauda_imageapi.machinery.application import ApiServer, Guard, Version
+from alauda_imageapi.kinds.pull_secrets import PullSecrets
+from alauda_imageapi.machinery.application import USER, ApiServer, Guard, Version
 from alauda_imageapi.machinery.metadata import Surroundings
-from alauda_imageapi.machinery.sqlite import SQLiteStore, StoreLimits
+from alauda_imageapi.machinery.resources import Permission, UserInfo, allow_all
+from alauda_imageapi.machinery.sqlite import SQLiteStore
+from alauda_imageapi.machinery.sqlite_file import StoreLimits
+from alauda_imageapi.machinery.store import ObjectStore
+from alauda_imageapi.machinery.watch_limits import WatchLimits
+from alauda_registry.kube.inmemory_resources import InMemoryResources
+from alauda_registry.serving.exchange import ABORT
 
 REGISTRY = "localhost:5000"
 BASE = "/apis/image.alauda.io/v1"
@@ -58,8 +68,9 @@ class Api:
     server: ApiServer
     client: httpx.AsyncClient
     kinds: Kinds
-    store: SQLiteStore
+    store: ObjectStore
     clock: Clock
+    forget: Callable[[], None]
 
     async def call(
         self, method: str, path: str, body: Any = None, *, kind: str = "", **headers: str
@@ -94,18 +105,30 @@ class Api:
         return answer.json()
 
     @asynccontextmanager
-    async def watch(self, path: str, **headers: str) -> "AsyncGenerator[Lines]":
-        """Follow a path for the length of a block."""
-        lines = Lines()
+    async def watch(
+        self, path: str, *, lines: "Lines | None" = None, user: str = "", **headers: str
+    ) -> "AsyncGenerator[Lines]":
+        """Follow a path for the length of a block.
+
+        Args:
+            path: Below the group's.
+            lines: Take what is sent.
+            user: Who asks; by default nobody that is known.
+            headers: Of the request.
+        """
+        lines = lines or Lines()
         url, _, query = f"{BASE}/{path}".partition("?")
-        scope = {
+        scope: Scope = {
             "type": "http",
             "method": "GET",
             "path": url,
             "raw_path": url.encode(),
             "query_string": query.encode(),
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "extensions": {ABORT: {}},
         }
+        if user:
+            scope[USER] = UserInfo(user)
         task = asyncio.ensure_future(self.server(scope, lines.receive, lines.send))
         try:
             yield lines
@@ -119,6 +142,8 @@ class Lines:
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._lines: deque[bytes] = deque()
+        self._rest = b""
         self._gone = asyncio.Event()
         self.headers: dict[bytes, bytes] = {}
 
@@ -140,14 +165,15 @@ class Lines:
 
     async def next(self) -> Any:
         """Return the next event; None at the end."""
-        while True:
+        while not self._lines:
             message = await self._next()
             if message["type"] == "http.response.start":
                 continue
-            if message["body"]:
-                return json.loads(message["body"])
-            if not message["more_body"]:
-                return None
+            *ended, self._rest = (self._rest + message["body"]).split(b"\n")
+            self._lines += ended
+            if not message.get("more_body"):
+                return json.loads(self._rest) if self._rest else None
+        return json.loads(self._lines.popleft())
 
     async def take(self, count: int) -> list[tuple[str, str]]:
         """Return type and name of the next events."""
@@ -170,17 +196,43 @@ def check_answer(document: Any, status: int) -> None:
 
 
 @asynccontextmanager
+async def open_sqlite(path: Path) -> AsyncIterator[tuple[ObjectStore, Callable[[], None]]]:
+    """Open a store, and give what makes it forget what was."""
+    async with SQLiteStore.opened(path / "objects.db", LIMITS) as store:
+        # It does so by itself.
+        yield store, lambda: None
+
+
+@asynccontextmanager
+async def open_records(
+    path: Path, cluster: InMemoryResources | None = None, limits: RecordLimits | None = None
+) -> AsyncIterator[tuple[ObjectStore, Callable[[], None]]]:
+    """Open what is a store in a cluster but for the cluster."""
+    del path
+    cluster = cluster or InMemoryResources()
+    limits = limits or RecordLimits(ring_rows=50, reach_seconds=0.05, snapshots=1)
+    async with RecordStore.opened(cluster, limits) as store:
+        yield store, cluster.compact
+
+
+OpenStore = Callable[[Path], AbstractAsyncContextManager[tuple[ObjectStore, Callable[[], None]]]]
+
+
+@asynccontextmanager
 async def opened(
     path: Path,
     *,
     content: Content | None = None,
     guard: Guard = lambda _request: None,
     read_only: bool = False,
-    most_watches: int = 100,
+    watch_limits: WatchLimits | None = None,
+    open_store: OpenStore = open_sqlite,
+    allows: Permission = allow_all,
+    secrets: PullSecrets | None = None,
 ) -> AsyncIterator[Api]:
     clock = Clock()
-    async with SQLiteStore.opened(path / "objects.db", LIMITS) as store:
-        kinds = build_kinds(store, registry=REGISTRY, content=content)
+    async with open_store(path) as (store, forget):
+        kinds = build_kinds(store, registry=REGISTRY, content=content, secrets=secrets)
         server = ApiServer(
             GROUP,
             kinds.resources,
@@ -188,11 +240,12 @@ async def opened(
             clock.surroundings(),
             guard,
             read_only=read_only,
-            most_watches=most_watches,
+            watch_limits=watch_limits,
+            allows=allows,
         )
         transport = httpx.ASGITransport(server, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            yield Api(server, client, kinds, store, clock)
+            yield Api(server, client, kinds, store, clock, forget)
 
 
 def stream(name: str = "app", **spec: Any) -> dict[str, Any]:

@@ -293,6 +293,9 @@ async def test_a_push_that_is_not_recorded_is_not_acknowledged(
     api: Api, registry: Registry
 ) -> None:
     class Away:
+        def order(self, key: Key) -> tuple[str, str]:
+            raise AssertionError(f"{key} is in no page")
+
         def __getattr__(self, _name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
             async def fail(*_: Any, **_more: Any) -> Any:
                 raise StoreUnavailable("away")

@@ -1,10 +1,31 @@
 """Watches: where they begin, what they show, and how they end."""
 
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
+from starlette.types import Message
+from typing_extensions import override
 
-from tests.unit.imageapi.apis import MERGE_PATCH, METADATA, TABLE, Api, mapping, opened, stream
+from alauda_imageapi.cluster.records.encoding import KINDS
+from alauda_imageapi.machinery.watch_limits import WatchLimits
+from alauda_registry.kube.inmemory_resources import InMemoryResources
+from alauda_registry.serving.exchange import ABORT
+from tests.unit.imageapi.apis import (
+    MERGE_PATCH,
+    METADATA,
+    TABLE,
+    Api,
+    Lines,
+    image,
+    mapping,
+    open_records,
+    opened,
+    stream,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -133,10 +154,43 @@ async def test_a_forgotten_revision_is_gone(api: Api) -> None:
     await api.make(STREAMS, stream("a"))
     for number in range(150):
         await label(api, "a", x=str(number))
+    api.forget()
 
     answer = await api.call("GET", "imagestreams?watch=true&resourceVersion=3")
 
     assert (answer.status_code, answer.json()["reason"]) == (410, "Expired")
+
+
+@pytest.mark.parametrize("selector", ["", "&labelSelector=x%3Dy"], ids=["all", "selected"])
+async def test_what_cannot_be_read_ends_a_watch_with_the_reason_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, selector: str
+) -> None:
+    cluster, streams = InMemoryResources(), KINDS["imagestreams"]
+    async with opened(tmp_path, open_store=partial(open_records, cluster=cluster)) as api:
+        made = await api.make(STREAMS, stream("a"))
+        path = f"{STREAMS}?watch=true{selector}"
+        since = f"&resourceVersion={made['metadata']['resourceVersion']}"
+        record = await cluster.get(streams.of, "team", "a")
+        async with api.watch(path + since) as lines, api.watch(path + since) as others:
+            await lines.started()
+            await cluster.update(streams.of, {**record, "payload": "AA=="})
+            last = [await lines.next(), await others.next()]
+            ends = [await lines.next(), await others.next()]
+        # Also who comes again, and who begins with what there is: at once, where it is known.
+        for begins in (since, ""):
+            async with api.watch(path + begins) as lines:
+                again = await lines.next()
+                last.append(again if "type" in again else {"type": "ERROR", "object": again})
+
+    assert ends == [None] * 2
+    for event in last:
+        status = event["object"]
+        assert (event["type"], status["kind"], status["code"]) == ("ERROR", "Status", 503)
+        assert "team/a" in status["message"]
+    told = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(told) == 1
+    assert "team/a" in told[0].getMessage()
+    assert told[0].exc_info is None
 
 
 async def test_tables_are_watched_with_columns_in_the_first_event(api: Api) -> None:
@@ -168,8 +222,76 @@ async def test_views_cannot_be_watched(api: Api, resource: str) -> None:
     assert (answer.status_code, answer.json()["reason"]) == (405, "MethodNotAllowed")
 
 
+async def test_who_is_too_slow_is_cut_off_and_the_others_do_not_notice(api: Api) -> None:
+    slow = Slow()
+    query = f"{STREAMS}?watch=true&sendInitialEvents=false&resourceVersionMatch=NotOlderThan"
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(api.watch(query, lines=slow))
+        others = [await stack.enter_async_context(api.watch(query)) for _ in range(5)]
+        for quick in others:
+            await quick.started()
+        await api.make(STREAMS, stream("a"))
+        await slow.is_full.wait()
+        for quick in others:
+            assert await quick.take(1) == [("ADDED", "a")]
+        # As many as are known: twice as many as are wanted, looked at every hundred.
+        for number in range(200):
+            await label(api, "a", n=str(number))
+
+            for quick in others:
+                assert await quick.take(1) == [("MODIFIED", "a")]
+        assert await asyncio.wait_for(slow.ending, 5) == ABORT
+
+    assert slow.bodies == 1
+
+
+class Slow(Lines):
+    """A client that reads no event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_full = asyncio.Event()
+        self.ending: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.bodies = 0
+
+    @override
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and message["body"]:
+            self.bodies += 1
+            self.is_full.set()
+            await asyncio.Event().wait()
+        if message["type"] != "http.response.start" and not message.get("more_body"):
+            self.ending.set_result(message["type"])
+
+
+async def test_a_large_event_is_handed_over_in_parts(tmp_path: Path) -> None:
+    async with opened(tmp_path) as api:
+        lines = Parts()
+        query = "images?watch=true&sendInitialEvents=false&resourceVersionMatch=NotOlderThan"
+        async with api.watch(query, lines=lines):
+            await lines.started()
+            await api.make("images", image(dockerImageManifest="x" * 1_000_000))
+            event = await lines.next()
+
+    assert len(event["object"]["dockerImageManifest"]) == 1_000_000
+    assert max(lines.sizes) <= 64 * 1024
+
+
+class Parts(Lines):
+    """A client that notes what it is sent at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    @override
+    async def send(self, message: Message) -> None:
+        self.sizes.append(len(message.get("body", b"")))
+        await super().send(message)
+
+
 async def test_more_watches_than_there_may_be_are_refused(tmp_path: Path) -> None:
-    async with opened(tmp_path, most_watches=2) as api:
+    async with opened(tmp_path, watch_limits=WatchLimits(2)) as api:
         async with api.watch("images?watch=true") as one, api.watch("images?watch=true") as two:
             assert (await one.started(), await two.started()) == (200, 200)
             refused = await api.call("GET", "images?watch=true")
@@ -177,3 +299,38 @@ async def test_more_watches_than_there_may_be_are_refused(tmp_path: Path) -> Non
         async with api.watch("images?watch=true") as three:
             assert await three.started() == 200
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+
+
+async def test_watches_that_are_being_opened_count(tmp_path: Path) -> None:
+    async with opened(tmp_path, watch_limits=WatchLimits(2)) as api:
+        # Each waits for a revision that does not come.
+        answers = await asyncio.gather(
+            *(api.call("GET", "images?watch=true&resourceVersion=999999") for _ in range(10))
+        )
+        async with api.watch("images?watch=true") as one, api.watch("images?watch=true") as two:
+            assert (await one.started(), await two.started()) == (200, 200)
+
+    assert sorted(answer.status_code for answer in answers) == [429] * 8 + [504] * 2
+
+
+async def test_one_user_leaves_watches_for_the_others(tmp_path: Path) -> None:
+    query = "images?watch=true"
+    async with opened(tmp_path, watch_limits=WatchLimits(100, per_user=2)) as api:
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                lines = await stack.enter_async_context(api.watch(query, user="greedy"))
+                assert await lines.started() == 200
+            async with api.watch(query, user="greedy") as lines:
+                assert await lines.started() == 429
+                assert lines.headers[b"retry-after"] == b"1"
+                status = await lines.next()
+            async with api.watch(query, user="modest") as lines:
+                assert await lines.started() == 200
+            # Lists are none of them.
+            assert (await api.call("GET", "images")).status_code == 200
+        async with api.watch(query, user="greedy") as lines:
+            assert await lines.started() == 200
+
+    assert (status["kind"], status["code"], status["reason"]) == ("Status", 429, "TooManyRequests")
+    assert status["message"].startswith("you have 2 watches here")
+    assert status["details"] == {"retryAfterSeconds": 1}

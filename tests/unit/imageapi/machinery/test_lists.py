@@ -1,5 +1,7 @@
 """Lists: pages, revisions, selectors and forms."""
 
+import base64
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +14,7 @@ from tests.unit.imageapi.apis import (
     METADATA_LIST,
     TABLE,
     Api,
+    image,
     mapping,
     source,
     stream,
@@ -37,11 +40,20 @@ async def pages(api: Api, path: str, limit: int) -> list[Any]:
     token, found = "", []
     while True:
         more = f"&continue={token}" if token else ""
-        page = await api.get(f"{path}?limit={limit}{more}")
+        page = await api.get(f"{path}{'&' if '?' in path else '?'}limit={limit}{more}")
         found.append(page)
         token = page["metadata"].get("continue", "")
         if not token:
             return found
+
+
+async def forget(api: Api, path: str) -> None:
+    """Do what it takes until a state that pages were of is not known any more."""
+    for number in range(150):
+        patch = {"metadata": {"labels": {"n": str(number)}}}
+        await api.patch(path, patch, MERGE_PATCH)
+    await api.get(path.rpartition("/")[0])
+    api.forget()
 
 
 async def test_an_empty_list_is_a_list(api: Api) -> None:
@@ -69,6 +81,47 @@ async def test_pages_are_of_one_state(api: Api) -> None:
     assert {page["metadata"]["resourceVersion"] for page in (first, second, third)} == {"6"}
 
 
+async def test_pages_go_on_behind_what_a_selector_leaves_out(api: Api) -> None:
+    await fill(api, 11)
+
+    for limit in (1, 2, 3, 50):
+        found = await pages(api, f"{STREAMS}?labelSelector=even%3DTrue", limit)
+        assert sorted(name for page in found for name in names(page)) == [
+            *("s0", "s10", "s2", "s4", "s6", "s8")
+        ]
+        assert all("remainingItemCount" not in page["metadata"] for page in found)
+
+
+async def test_a_page_may_be_larger_than_the_one_before(api: Api) -> None:
+    await fill(api, 9)
+    selector = "labelSelector=n!%3D1"
+    first = await api.get(f"{STREAMS}?limit=2&{selector}")
+    token = first["metadata"]["continue"]
+
+    smaller = await api.get(f"{STREAMS}?limit=1&{selector}&continue={token}")
+    rest = await api.get(f"{STREAMS}?{selector}&continue={token}")
+
+    assert (names(first), names(smaller)) == (["s0", "s2"], ["s3"])
+    assert names(rest) == ["s3", "s4", "s5", "s6", "s7", "s8"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"page": "nonsense"}, {"page": 1}, {"skip": -1}, {"skip": True}, {"skip": "1"}, {"rv": -1}],
+    ids=repr,
+)
+async def test_a_page_that_was_never_given_is_refused(api: Api, change: dict[str, Any]) -> None:
+    await fill(api, 3)
+    first = await api.get(f"{STREAMS}?limit=1")
+    token = first["metadata"]["continue"]
+    content = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    forged = base64.urlsafe_b64encode(json.dumps(content | change).encode()).decode()
+
+    answer = await api.call("GET", f"{STREAMS}?limit=1&continue={forged.rstrip('=')}")
+
+    assert (answer.status_code, answer.json()["reason"]) == (400, "BadRequest")
+
+
 @pytest.mark.parametrize("path", ["imagestreamtags", "imagetags"])
 async def test_tags_are_paged_within_their_streams(api: Api, path: str) -> None:
     for name in ("a", "a-b"):
@@ -87,9 +140,7 @@ async def test_tags_are_paged_within_their_streams(api: Api, path: str) -> None:
 async def test_a_page_of_a_state_that_is_forgotten_has_a_way_on(api: Api) -> None:
     await fill(api, 4)
     first = await api.get(f"{STREAMS}?limit=2")
-    for number in range(150):
-        patch = {"metadata": {"labels": {"n": str(number)}}}
-        await api.patch(f"{STREAMS}/s0", patch, MERGE_PATCH)
+    await forget(api, f"{STREAMS}/s0")
 
     token = first["metadata"]["continue"]
     gone = await api.call("GET", f"{STREAMS}?limit=2&continue={token}")
@@ -97,6 +148,47 @@ async def test_a_page_of_a_state_that_is_forgotten_has_a_way_on(api: Api) -> Non
 
     assert (gone.status_code, gone.json()["reason"]) == (410, "Expired")
     assert names(rest) == ["s2", "s3"]
+
+
+@pytest.mark.parametrize("selector", ["", "&labelSelector=!none"], ids=["all", "selected"])
+@pytest.mark.parametrize("seen", [1, 2, 3])
+async def test_the_way_on_from_a_forgotten_state_leaves_nothing_out(
+    api: Api, seen: int, selector: str
+) -> None:
+    # In the order of names another than in that of records and of namespaces in etcd.
+    every = {("a", "a_b"), ("a", "a0b"), ("a-b", "x"), ("b", "z")}
+    for namespace, name in every:
+        await api.make(f"namespaces/{namespace}/imagestreams", stream(name))
+    found, token = [], ""
+    for _ in range(seen):
+        page = await api.get(f"imagestreams?limit=1&continue={token}{selector}")
+        found += page["items"]
+        token = page["metadata"]["continue"]
+    await forget(api, "namespaces/b/imagestreams/z")
+
+    while token:
+        path = f"imagestreams?limit=1&continue={token}{selector}"
+        answer = await api.call("GET", path)
+        token = answer.json()["metadata"].get("continue", "")
+        found += answer.json().get("items", ())
+
+    where = [(item["metadata"]["namespace"], item["metadata"]["name"]) for item in found]
+    assert sorted(where) == sorted(every)
+
+
+async def test_the_way_on_leaves_out_no_image_with_a_name_of_its_own(api: Api) -> None:
+    every = [f"image-{number}" for number in range(8)]
+    for name in every:
+        await api.make("images", image() | {"metadata": {"name": name}})
+    first = await api.get("images?limit=4")
+    await forget(api, f"images/{names(first)[0]}")
+
+    token = first["metadata"]["continue"]
+    gone = await api.call("GET", f"images?continue={token}")
+    rest = await api.get(f"images?continue={gone.json()['metadata']['continue']}")
+
+    assert gone.status_code == 410
+    assert sorted([*names(first), *names(rest)]) == every
 
 
 @pytest.mark.parametrize(
@@ -168,7 +260,7 @@ async def test_a_tag_is_selected_by_its_whole_name(api: Api) -> None:
         ("resourceVersionMatch=Exact&resourceVersion=0", 422),
         ("resourceVersionMatch=Sometimes&resourceVersion=1", 422),
         ("sendInitialEvents=true", 422),
-        ("sendInitialEvents=perhaps", 400),
+        ("sendInitialEvents=perhaps", 422),
         ("watch=true&sendInitialEvents=true", 422),
         ("watch=true&sendInitialEvents=true&resourceVersionMatch=Exact", 422),
         ("watch=true&resourceVersionMatch=NotOlderThan", 422),
@@ -180,6 +272,23 @@ async def test_what_makes_no_sense_is_refused(api: Api, query: str, status: int)
     answer = await api.call("GET", f"imagestreams?{query}")
 
     assert answer.status_code == status, answer.text
+
+
+async def test_a_selector_may_have_a_hundred_conditions_and_no_more(api: Api) -> None:
+    await fill(api, 1)
+    path = f"{STREAMS}?labelSelector="
+    values = ",".join(f"v{number}" for number in range(1000))
+
+    assert names(await api.get(path + ",".join(["!a"] * 100))) == ["s0"]
+    assert names(await api.get(f"{path}n%20notin%20({values})")) == ["s0"]
+    for query in (
+        "labelSelector=" + ",".join(["!a"] * 101),
+        "watch=true&labelSelector=" + ",".join(["!a"] * 101),
+        "fieldSelector=" + ",".join(["metadata.name!=a"] * 101),
+    ):
+        answer = await api.call("GET", f"{STREAMS}?{query}")
+        assert answer.status_code == 400
+        assert "more than 100 requirements" in answer.json()["message"]
 
 
 async def test_a_token_of_another_list_is_refused(api: Api) -> None:

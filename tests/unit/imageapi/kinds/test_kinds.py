@@ -2,10 +2,16 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from alauda_imageapi.kinds.imagestreammappings import point_tag
+from alauda_imageapi.kinds.tag_events import TagEvents
+from alauda_imageapi.machinery.errors import Forbidden
+from alauda_imageapi.machinery.metadata import Surroundings
+from alauda_imageapi.machinery.resources import Access, Context, UserInfo
 from tests.unit.imageapi.apis import (
     DIGEST,
     MERGE_PATCH,
@@ -13,6 +19,7 @@ from tests.unit.imageapi.apis import (
     Api,
     image,
     mapping,
+    opened,
     source,
     stream,
 )
@@ -125,6 +132,90 @@ async def test_a_hundred_mappings_at_once_all_come_through(api: Api) -> None:
 
     assert {answer.status_code for answer in answers} == {201}
     assert len((await api.get(f"{STREAMS}/app"))["status"]["tags"]) == 100
+
+
+async def test_mappings_that_wait_are_written_together_and_in_order(api: Api) -> None:
+    await api.make(MAPPINGS, mapping("app", "v1"))
+    before = int((await api.get(f"{STREAMS}/app"))["metadata"]["resourceVersion"])
+    digests = [f"sha256:{number:064}" for number in range(60)]
+
+    await asyncio.gather(*(api.make(MAPPINGS, mapping("app", "v1", digest)) for digest in digests))
+
+    found = await api.get(f"{STREAMS}/app")
+    history = [digest for digest, _ in events(found)["v1"]]
+    # An image each, and few writes of the stream.
+    assert int(found["metadata"]["resourceVersion"]) - before - len(digests) < 20
+    assert history == [*reversed(digests), DIGEST]
+
+
+async def test_tagging_from_another_namespace_takes_the_right_to_pull_there(
+    tmp_path: Path,
+) -> None:
+    asked: list[Access] = []
+
+    async def allows(user: UserInfo, access: Access) -> bool:
+        asked.append(access)
+        return access.namespace == "open"
+
+    def tag(namespace: str) -> dict[str, Any]:
+        found = {"kind": "ImageStreamTag", "name": "app:v1", "namespace": namespace}
+        return stream("copy", tags=[{"name": "v1", "from": found}])
+
+    async with opened(tmp_path, allows=allows) as api:
+        for namespace in ("team", "open", "closed"):
+            path = f"namespaces/{namespace}/imagestreammappings"
+            await api.make(path, mapping("app", "v1"))
+        await api.make("namespaces/one/imagestreams", tag("open"))
+        refused = await api.make("namespaces/two/imagestreams", tag("closed"), 422)
+        absent = await api.make("namespaces/two/imagestreams", tag("absent"), 422)
+        await api.make(STREAMS, tag("team"))
+        made = await api.get("namespaces/one/imagestreams/copy")
+
+    assert events(made)["v1"] == [(DIGEST, 1)]
+    where = ("open", "closed", "absent")
+    assert asked == [Access("get", "imagestreams", "layers", name, "app") for name in where]
+    for answer, name in ((refused, "closed"), (absent, "absent")):
+        (cause,) = answer["details"]["causes"]
+        assert cause == {
+            "reason": "FieldValueForbidden",
+            "message": (
+                f"Forbidden: {name}/app: it takes the right to get imagestreams/layers there"
+            ),
+            "field": "spec.tags[v1].from",
+        }
+
+
+async def test_what_is_wrong_with_one_edit_is_not_held_against_those_that_wait_with_it(
+    api: Api,
+) -> None:
+    streams = api.kinds.streams
+    context = Context(resource="imagestreams", namespace="team", surroundings=Surroundings())
+    reached = asyncio.Event()
+
+    async def hold(document: dict[str, Any]) -> bool:
+        reached.set()
+        await asyncio.sleep(0.05)
+        return point_tag(TagEvents(document), "first", DIGEST, "x/y:1", "")
+
+    async def spoil(document: dict[str, Any]) -> bool:
+        document["status"] = "spoilt"
+        raise Forbidden("not this one")
+
+    async def point(document: dict[str, Any]) -> bool:
+        return point_tag(TagEvents(document), "last", DIGEST, "x/y:1", "")
+
+    first = asyncio.ensure_future(streams.edit(context, "app", hold, create=True))
+    await reached.wait()
+    spoilt = asyncio.ensure_future(streams.edit(context, "app", spoil, create=True))
+    cut_off = asyncio.ensure_future(streams.edit(context, "app", point, create=True))
+    last = asyncio.ensure_future(streams.edit(context, "app", point, create=True))
+    await asyncio.sleep(0)
+    cut_off.cancel()
+    results = await asyncio.gather(first, spoilt, cut_off, last, return_exceptions=True)
+
+    assert isinstance(results[1], Forbidden)
+    assert isinstance(results[2], asyncio.CancelledError)
+    assert set(events(await api.get(f"{STREAMS}/app"))) == {"first", "last"}
 
 
 @pytest.mark.parametrize(
@@ -434,6 +525,44 @@ async def test_a_status_is_written_apart(api: Api) -> None:
     assert [tag["name"] for tag in pruned.json()["spec"]["tags"]] == ["v1"]
 
 
+async def test_a_status_that_does_not_say_when_is_shown(api: Api) -> None:
+    """Or whoever writes one such keeps everybody else from a table of all tags."""
+    await api.make(STREAMS, stream())
+    item = {"image": DIGEST, "dockerImageReference": "quay.io/acme/base:9"}
+    status = {"status": {"tags": [{"tag": "v1", "items": [item]}]}}
+    await api.patch(f"{STREAMS}/app/status", status, MERGE_PATCH)
+
+    for kind in ("imagestreams", "imagestreamtags", "imagetags"):
+        table = await api.get(kind, Accept=TABLE)
+        assert len(table["rows"]) == 1, kind
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *("2026-13-02T03:04:05Z", "2026-02-30T03:04:05Z", "2026-01-02T24:04:05Z"),
+        *("2026-01-02t03:04:05z", "2026-01-02T03:04:05+99:00", "\u0662026-01-02T03:04:05Z"),
+    ],
+)
+async def test_what_go_reads_as_no_moment_is_refused(api: Api, moment: str) -> None:
+    """Its programs could not read a list with it in it."""
+    await api.make(STREAMS, stream())
+    item = {"image": DIGEST, "dockerImageReference": "quay.io/acme/base:9", "created": moment}
+    status = {"status": {"tags": [{"tag": "v1", "items": [item]}]}}
+
+    await api.patch(f"{STREAMS}/app/status", status, MERGE_PATCH, 422)
+
+
+@pytest.mark.parametrize("text", ["not base64!", "YQ", "YQ=", "YQ==YQ==", "\N{SNOWMAN}"])
+async def test_what_go_reads_as_no_bytes_is_refused_in_images(api: Api, text: str) -> None:
+    for more in (
+        {"dockerImageSignatures": [text]},
+        {"signatures": [{"metadata": {"name": f"{DIGEST}@a"}, "type": "x", "content": text}]},
+    ):
+        answer = await api.call("POST", "images", image(**more))
+        assert answer.status_code in (400, 422), answer.text
+
+
 async def test_signatures_are_added_to_and_taken_from_their_image(api: Api) -> None:
     await api.make("images", image())
     signature = {
@@ -465,3 +594,53 @@ async def test_the_table_of_streams_shows_the_latest_tags_first(api: Api) -> Non
 
     shown = "v4,v3,a-very-long-name-of-a-tag,v2,v1"
     assert table["rows"][0]["cells"] == ["app", "localhost:5000/team/app", shown, "3 hours ago"]
+
+
+async def test_an_image_may_say_of_its_layers_what_it_likes(api: Api) -> None:
+    layers = [{"digest": f"sha256:{n}", "size": 2**62 - 1, "mediaType": "a/b"} for n in range(9)]
+    huge = image(DIGEST, dockerImageManifest=json.dumps({"schemaVersion": 2, "layers": layers}))
+    nameless = image(OTHER, dockerImageLayers=[{"size": 1}, {"name": "sha256:1", "size": 2}])
+
+    for tag, made in (("huge", huge), ("nameless", nameless)):
+        await api.make(MAPPINGS, {"metadata": {"name": "app"}, "tag": tag, "image": made})
+    found = await api.get(f"{STREAMS}/app/layers")
+    shown = await api.get(f"{TEAM}/imagestreamimages/app@{OTHER}")
+
+    # The sum of them is no number that JSON of Kubernetes has.
+    assert (await api.get(f"images/{DIGEST}"))["dockerImageMetadata"]["Size"] == 2**63 - 1
+    assert found["images"][OTHER]["layers"] == ["sha256:1"]
+    assert shown["image"]["metadata"]["name"] == OTHER
+
+
+async def test_tags_without_a_name_are_refused(api: Api) -> None:
+    nameless = {"from": {"kind": "DockerImage", "name": "quay.io/acme/base:9"}}
+    spec = await api.make(STREAMS, stream(tags=[source("a", reference=True), nameless]), 422)
+    made = await api.make(STREAMS, stream())
+    event = {"created": "2026-01-02T03:04:05Z", "dockerImageReference": "a/b:1", "image": DIGEST}
+    answer = await api.call(
+        "PUT", f"{STREAMS}/app/status", {**made, "status": {"tags": [{"items": [event]}]}}
+    )
+
+    assert [cause["field"] for cause in spec["details"]["causes"]] == ["spec.tags[0].name"]
+    assert (answer.status_code, answer.json()["details"]["causes"][0]["field"]) == (
+        422,
+        "status.tags[0].tag",
+    )
+    assert (await api.get("imagestreamtags"))["items"] == []
+
+
+async def test_no_image_is_made_that_could_not_be_read(api: Api) -> None:
+    refused = await api.make("images", image("sha256-" + "a" * 64), 422)
+
+    assert refused["details"]["causes"][0]["field"] == "metadata.name"
+
+
+async def test_a_list_of_tags_does_not_grow_with_the_square_of_their_number(api: Api) -> None:
+    await api.make(STREAMS, stream(tags=[{"name": f"t{number}"} for number in range(300)]))
+
+    answer = await api.call("GET", f"{TEAM}/imagetags")
+
+    assert len(answer.json()["items"]) == 300
+    assert "managedFields" not in answer.json()["items"][0]["metadata"]
+    # With 4000 tags it would be gigabytes.
+    assert len(answer.content) < 300 * 1024

@@ -1,9 +1,16 @@
 """The verbs of stored objects, as every kind has them."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
+from alauda_imageapi.kinds.content import NoContent
+from alauda_imageapi.machinery import bodies
+from alauda_imageapi.machinery.errors import Forbidden
+from alauda_imageapi.machinery.resources import Access, UserInfo
 from tests.unit.imageapi.apis import (
     APPLY_PATCH,
     BASE,
@@ -13,6 +20,8 @@ from tests.unit.imageapi.apis import (
     STRATEGIC_PATCH,
     Api,
     image,
+    mapping,
+    opened,
     source,
     stream,
 )
@@ -228,6 +237,22 @@ async def test_a_collection_is_deleted_by_its_labels(api: Api) -> None:
     assert [item["metadata"]["name"] for item in left["items"]] == ["b"]
 
 
+async def test_a_collection_of_which_something_must_stay_says_so(tmp_path: Path) -> None:
+    async with opened(tmp_path, content=Undeletable()) as api:
+        for number in range(20):
+            await api.make(STREAMS, stream(f"s{number}"))
+
+        answer = await api.call("DELETE", STREAMS)
+
+    assert (answer.status_code, answer.json()["message"]) == (403, "not these")
+
+
+class Undeletable(NoContent):
+    @override
+    async def untag(self, namespace: str, name: str, tags: Sequence[str]) -> None:
+        raise Forbidden("not these")
+
+
 async def test_unknown_fields_are_told_of_and_never_kept(api: Api) -> None:
     sent = {**stream(tagz=1), "extra": True}
     text = b'{"metadata": {"name": "b", "name": "c"}, "spec": {}}'
@@ -306,6 +331,82 @@ async def test_a_whole_object_is_made_by_applying_it(api: Api) -> None:
     assert "tags" not in fewer["spec"]
 
 
+async def test_to_make_something_by_applying_it_takes_the_right_to_make_it(tmp_path: Path) -> None:
+    may_create = False
+    asked: list[Access] = []
+
+    async def allows(user: UserInfo, access: Access) -> bool:
+        asked.append(access)
+        return may_create
+
+    path = f"{STREAMS}/app?fieldManager=me"
+    async with opened(tmp_path, allows=allows) as api:
+        refused = await api.patch(path, stream(), APPLY_PATCH, 403)
+        assert (await api.get("imagestreams"))["items"] == []
+        may_create = True
+        await api.patch(path, stream(), APPLY_PATCH, 201)
+        may_create = False
+        await api.patch(path, stream(tags=[source("a")]), APPLY_PATCH)
+
+    assert asked == [Access("create", "imagestreams", "", "team", "app")] * 2
+    assert refused["reason"] == "Forbidden"
+    assert refused["message"] == (
+        'imagestreams.image.alauda.io "app" is forbidden: User "system:anonymous" cannot create '
+        'resource "imagestreams" in API group "image.alauda.io" in the namespace "team"'
+    )
+
+
+@pytest.mark.parametrize(("resource", "part"), [("imagestreamtags", "tag"), ("imagetags", "spec")])
+@pytest.mark.parametrize("method", ["PUT", MERGE_PATCH, APPLY_PATCH])
+@pytest.mark.parametrize("is_there", [False, True], ids=["no stream", "stream"])
+async def test_to_make_a_tag_by_an_update_takes_the_right_to_make_it(
+    tmp_path: Path, resource: str, part: str, method: str, is_there: bool
+) -> None:
+    may_create = False
+    asked: list[Access] = []
+
+    async def allows(user: UserInfo, access: Access) -> bool:
+        asked.append(access)
+        return may_create
+
+    kind = "ImageStreamTag" if resource == "imagestreamtags" else "ImageTag"
+    path = f"namespaces/team/{resource}/app:v1"
+    body = {"apiVersion": "image.alauda.io/v1", "kind": kind, "metadata": {"name": "app:v1"}}
+    body[part] = source("v1")
+
+    async def put(path: str = path) -> int:
+        if method == "PUT":
+            return (await api.call("PUT", path, body)).status_code
+        return (await api.call("PATCH", f"{path}?fieldManager=me", body, kind=method)).status_code
+
+    async with opened(tmp_path, allows=allows) as api:
+        if is_there:
+            await api.make(STREAMS, stream())
+        before = await api.get("imagestreams")
+        refused = await put()
+        after = await api.get("imagestreams")
+        may_create = True
+        made = await put()
+        may_create = False
+        changed = await put()
+
+    assert (refused, made, changed) == (403, 201, 200)
+    assert asked == [Access("create", resource, "", "team", "app:v1")] * 2
+    assert after == before
+
+
+async def test_a_tag_that_was_pushed_is_not_made_by_an_update(tmp_path: Path) -> None:
+    async def allows(user: UserInfo, access: Access) -> bool:
+        raise AssertionError(access)
+
+    async with opened(tmp_path, allows=allows) as api:
+        await api.make("namespaces/team/imagestreammappings", mapping("app", "v1"))
+        body = {"metadata": {"name": "app:v1"}, "tag": source("v1")}
+        answer = await api.call("PUT", "namespaces/team/imagestreamtags/app:v1", body)
+
+    assert answer.status_code == 201
+
+
 async def test_what_another_manager_owns_is_a_conflict(api: Api) -> None:
     mine = f"{STREAMS}/app?fieldManager=me"
     theirs = f"{STREAMS}/app?fieldManager=they"
@@ -327,6 +428,25 @@ async def test_what_another_manager_owns_is_a_conflict(api: Api) -> None:
     assert forced["spec"]["tags"][0]["from"]["name"] == "x/y:2"
     # It is still wanted by the other, and so stays.
     assert [tag["name"] for tag in lost["spec"]["tags"]] == ["a"]
+
+
+async def test_conflicts_are_told_as_kubernetes_tells_them(api: Api) -> None:
+    base = f"{STREAMS}/app?fieldManager="
+    mine, theirs = stream(tags=[source("a", "x/y:1")]), stream(tags=[source("a", "x/y:2")])
+    await api.patch(f"{base}me", {**mine, "metadata": {"name": "app"}}, APPLY_PATCH, 201)
+    local = {"spec": {"lookupPolicy": {"local": True}}}
+    await api.patch(f"{base}other", local, MERGE_PATCH)
+
+    one = await api.patch(f"{base}they", theirs, APPLY_PATCH, 409)
+    theirs["spec"]["lookupPolicy"] = {"local": False}
+    two = await api.patch(f"{base}they", theirs, APPLY_PATCH, 409)
+
+    field = '.spec.tags[name="a"].from.name'
+    assert one["message"] == f'Apply failed with 1 conflict: conflict with "me": {field}'
+    assert two["message"] == (
+        f'Apply failed with 2 conflicts: conflicts with "me":\n- {field}\n'
+        'conflicts with "other" using image.alauda.io/v1:\n- .spec.lookupPolicy.local'
+    )
 
 
 async def test_tags_of_others_survive_a_strategic_merge(api: Api) -> None:
@@ -358,12 +478,23 @@ async def test_tags_of_others_survive_a_strategic_merge(api: Api) -> None:
         pytest.param("POST", STREAMS, b"a" * (3 * 2**20 + 1), "", 413, id="large"),
         pytest.param("POST", STREAMS, b"{}", "text/plain", 415, id="text"),
         pytest.param("POST", STREAMS, b"a: &b 1\nc: *b", "application/yaml", 400, id="aliases"),
+        *(
+            pytest.param("POST", STREAMS, text, "application/yaml", 400, id=f"YAML {text!r:.16}")
+            for text in (
+                *(b"a: !!timestamp x", b'a: !!int ""', b'a: !!float ""', b"a: !!bool x"),
+                *(b'a: "\\UFFFFFFFF"', b"- " * 10_000, b"a: !!omap [b: 1]"),
+            )
+        ),
         pytest.param("POST", STREAMS, {"metadata": {"name": "a/b"}}, "", 422, id="a slash"),
         pytest.param("POST", STREAMS, {"metadata": {"name": "x" * 300}}, "", 422, id="long"),
         pytest.param("PATCH", f"{STREAMS}/app", b"{}", "application/json", 415, id="no patch"),
         pytest.param("PATCH", f"{STREAMS}/app", b"3", MERGE_PATCH, 400, id="a number"),
         pytest.param("PATCH", f"{STREAMS}/app", b"{}", JSON_PATCH, 400, id="no list"),
         pytest.param("PATCH", f"{STREAMS}/app", b'[{"op":"x"}]', JSON_PATCH, 400, id="no op"),
+        *(
+            pytest.param("PATCH", f"{STREAMS}/app", body, JSON_PATCH, 400, id=body.decode())
+            for body in (b'[{"op":[],"path":"/a"}]', b'[{"op":{},"path":"/a"}]', b'[{"op":"add"}]')
+        ),
         pytest.param(
             *("PATCH", f"{STREAMS}/app", [{"op": "remove", "path": "/a/b"}], JSON_PATCH, 422),
             id="no such path",
@@ -437,6 +568,48 @@ async def test_what_makes_no_sense_is_the_clients_mistake(
     answer = await api.call(method, path, body, kind=kind)
 
     assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b" " * (3 * 2**20 + 1), "limit is 3145728"),
+        (
+            [{"op": "test", "path": "/kind", "value": "ImageStream"}] * 10_001,
+            "The allowed maximum operations in a JSON patch is 10000, got 10001",
+        ),
+        (
+            [{"op": "copy", "from": "/a" * 100, "path": "/a" * 101}] * 1000,
+            "the paths of a JSON patch may have 200000 parts, got 201000",
+        ),
+        (
+            [{"op": "test", "path": "/a" * 21, "value": 1}] * 10_000,
+            "the paths of a JSON patch may have 200000 parts, got 210000",
+        ),
+    ],
+    ids=["a body", "operations", "copied paths", "tested paths"],
+)
+async def test_what_is_too_large_is_refused_in_the_words_of_kubernetes(
+    api: Api, body: Any, why: str
+) -> None:
+    await api.make(STREAMS, stream())
+
+    refused = await api.patch(f"{STREAMS}/app", body, JSON_PATCH, 413)
+
+    assert refused["message"] == f"Request entity too large: {why}"
+
+
+def test_yaml_is_read_as_other_servers_read_it() -> None:
+    read = bodies.parse_yaml(b"port: 22:22\nratio: 1:30.5\nday: 2026-01-02\nsize: 0x10\nhalf: 0.5")
+
+    # Not as numbers to base 60, of which a body could have one with ten thousand digits.
+    assert read == {
+        "port": "22:22",
+        "ratio": "1:30.5",
+        "day": "2026-01-02",
+        "size": 16,
+        "half": 0.5,
+    }
 
 
 async def test_only_json_is_written(api: Api) -> None:

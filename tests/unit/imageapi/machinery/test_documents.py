@@ -71,6 +71,36 @@ async def test_documents_are_not_sent_again(api: Api, path: str) -> None:
     assert other.status_code == 200
 
 
+async def test_kinds_can_be_found_in_the_documents(api: Api) -> None:
+    document = await api.get("/openapi/v3/apis/image.alauda.io/v1")
+    schemas = document["components"]["schemas"]
+
+    for item in (await api.get("/apis/image.alauda.io/v1"))["resources"]:
+        kind = {"group": "image.alauda.io", "version": "v1", "kind": item["kind"]}
+        (found,) = (
+            schema
+            for schema in schemas.values()
+            if kind in schema.get("x-kubernetes-group-version-kind", ())
+        )
+        assert found["description"]
+
+
+async def test_kubectl_finds_that_the_server_validates_what_can_only_be_made(api: Api) -> None:
+    document = await api.get("/openapi/v3/apis/image.alauda.io/v1")
+
+    for item in (await api.get("/apis/image.alauda.io/v1"))["resources"]:
+        if "create" not in item["verbs"]:
+            continue
+        (patch,) = (
+            found["patch"]
+            for path, found in document["paths"].items()
+            if "patch" in found and path.endswith(f"/{item['name']}/{{name}}")
+        )
+        assert patch["x-kubernetes-group-version-kind"]["kind"] == item["kind"]
+        assert {"fieldValidation", "dryRun"} <= {found["name"] for found in patch["parameters"]}
+        assert ("Is not served" in patch.get("description", "")) == ("patch" not in item["verbs"])
+
+
 async def test_every_advertised_verb_is_described_and_answered(api: Api) -> None:
     document = await api.get("/openapi/v3/apis/image.alauda.io/v1")
     described = {

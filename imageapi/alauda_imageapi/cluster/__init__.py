@@ -1,0 +1,1 @@
+"""The image API of a cluster: an API server behind the aggregator."""

@@ -1,0 +1,1 @@
+"""The objects of the image API in custom resources of the cluster."""
