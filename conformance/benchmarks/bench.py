@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from conformance.benchmarks import servers
 from conformance.benchmarks.content import MIB, Blob, Content
@@ -20,8 +21,7 @@ LARGE = 256 * MIB
 # Not sync_file_range, which starts writing but makes nothing durable.
 _SYNC_CALLS = "fsync,fdatasync,syncfs,sync,msync"
 
-Findings = Mapping[str, Mapping[Server, Samples]]
-"""What was measured → who → the values of the rounds."""
+Contestant = TypeVar("Contestant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,19 @@ class Bench:
             shutil.rmtree(place, ignore_errors=True)
 
     def collect(
-        self, contestants: Sequence[Server], measure: Callable[[Server], Mapping[str, float]]
-    ) -> Findings:
+        self,
+        contestants: Sequence[Contestant],
+        measure: Callable[[Contestant], Mapping[str, float]],
+    ) -> Mapping[str, Mapping[Contestant, Samples]]:
         """Measure everybody in every round, and let another one begin each time."""
-        found: dict[str, dict[Server, list[float]]] = {}
+        found: dict[str, dict[Contestant, list[float]]] = {}
         for number in range(self.rounds):
-            for server in contestants if number % 2 == 0 else reversed(contestants):
-                for what, value in measure(server).items():
-                    found.setdefault(what, {}).setdefault(server, []).append(value)
+            for contestant in contestants if number % 2 == 0 else reversed(contestants):
+                for what, value in measure(contestant).items():
+                    found.setdefault(what, {}).setdefault(contestant, []).append(value)
         return {
-            what: {server: Samples.of(values) for server, values in by_server.items()}
-            for what, by_server in found.items()
+            what: {contestant: Samples.of(values) for contestant, values in by.items()}
+            for what, by in found.items()
         }
 
     def once(

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import ssl
 import sys
 import time
 import urllib.error
@@ -22,10 +23,12 @@ import botocore.session
 from botocore.config import Config
 from typing_extensions import override
 
-from conformance.benchmarks import processes, servers
+from conformance.benchmarks import servers
 from conformance.benchmarks.bench import Bench
 from conformance.benchmarks.servers import PEER_PROGRAM, WORKERS, Server
 from conformance.s3proxy import proxy
+from tests.parts import processes
+from tests.parts.certificates import CertificatePair
 
 CACHE = PEER_PROGRAM.parents[1]
 PROGRAMS: Mapping[str, Path] = {
@@ -42,13 +45,14 @@ class Buckets:
     """A running S3 server."""
 
     kind: str
-    endpoint: str
+    address: str
     root: Path
+    tls: CertificatePair | None = None
 
     @property
-    def address(self) -> str:
-        """Its host and port."""
-        return self.endpoint.removeprefix("http://")
+    def endpoint(self) -> str:
+        """Where its API is."""
+        return f"{'https' if self.tls else 'http'}://{self.address}"
 
     def client(self) -> Any:
         """A client of it."""
@@ -58,6 +62,7 @@ class Buckets:
             endpoint_url=self.endpoint,
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
+            verify=str(self.tls.authority) if self.tls else None,
             config=Config(s3={"addressing_style": "path"}),
         )
 
@@ -68,24 +73,40 @@ def bucket_of(root: Path) -> str:
 
 
 @contextlib.contextmanager
-def running(kind: str, directory: Path) -> Iterator[Buckets]:
+def running(kind: str, directory: Path, *, tls: CertificatePair | None = None) -> Iterator[Buckets]:
     """Run an S3 server while the block runs.
 
+    Args:
+        kind: Which.
+        directory: For its data.
+        tls: Its certificate; without one it speaks plain HTTP.
+
     Raises:
-        StartFailed: It did not come up.
+        PartFailed: It did not come up.
     """
     port = processes.free_port()
     root = directory / f"{kind}-buckets"
     root.mkdir()
     program, address = str(PROGRAMS[kind]), f"127.0.0.1:{port}"
+    certificates = directory / "certificates"
+    if tls:
+        # As MinIO looks for them.
+        certificates.mkdir(exist_ok=True)
+        shutil.copy(tls.certificate, certificates / "public.crt")
+        shutil.copy(tls.key, certificates / "private.key")
+    signed = ["--cert", str(tls.certificate), "--key", str(tls.key)] if tls else []
     # versitygw closes each connection after its answer unless told otherwise.
     command, variables = {
         "versitygw": (
-            [program, "--port", address, "--keep-alive", "--quiet", "posix", str(root)],
+            [program, "--port", address, "--keep-alive", "--quiet", *signed, "posix", str(root)],
             {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY},
         ),
         "minio": (
-            [program, "server", "--quiet", "--address", address, str(root)],
+            [
+                *(program, "server", "--quiet", "--address", address),
+                *(["--certs-dir", str(certificates)] if tls else []),
+                str(root),
+            ],
             {
                 "MINIO_ROOT_USER": ACCESS_KEY,
                 "MINIO_ROOT_PASSWORD": SECRET_KEY,
@@ -96,10 +117,15 @@ def running(kind: str, directory: Path) -> Iterator[Buckets]:
     }[kind]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(directory), **variables}
     try:
-        with processes.running(command, environment, port, directory / f"{kind}.log"):
+        log = directory / f"{kind}.log"
+        found = Buckets(kind, address, root, tls)
+        authority = tls.authority if tls else None
+        with servers.answering(command, environment, port, log, authority=authority):
             if kind == "minio":
-                _wait_until_healthy(f"http://{address}/minio/health/ready")
-            yield Buckets(kind, f"http://{address}", root)
+                context = ssl.create_default_context(cafile=authority) if authority else None
+                health = f"{found.endpoint}/minio/health/ready"
+                processes.wait_until(lambda: _is_healthy(health, context), health)
+            yield found
     finally:
         shutil.rmtree(root)
 
@@ -112,36 +138,54 @@ class InBucket(Server):
         endpoint: Of the S3 server, or of what stands before it.
         redirects: Whether clients fetch blobs from there.
         program: What serves a configuration file; ours by default.
+        tls: Its certificate; without one it speaks plain HTTP.
+        trusted: Who signed the S3 server's certificate, if it has one.
     """
 
     endpoint: str
     redirects: bool = False
     program: Path | None = None
     name: str = "ours"
+    tls: CertificatePair | None = None
+    trusted: Path | None = None
+
+    @property
+    @override
+    def authority(self) -> Path | None:
+        return self.tls.authority if self.tls else None
 
     @override
     def command(self, root: Path, port: int) -> Sequence[str]:
         configuration = root.with_name(f"{root.name}-{port}.yml")
+        s3: dict[str, object] = {
+            "bucket": bucket_of(root),
+            "region": REGION,
+            "regionendpoint": self.endpoint,
+            "forcepathstyle": True,
+            "secure": self.trusted is not None,
+            "accesskey": ACCESS_KEY,
+            "secretkey": SECRET_KEY,
+        }
+        if self.trusted and self.program:
+            # It has no setting for an authority.
+            s3["skipverify"] = True
+        elif self.trusted:
+            s3["trustedca"] = str(self.trusted)
         storage: dict[str, object] = {
-            "s3": {
-                "bucket": bucket_of(root),
-                "region": REGION,
-                "regionendpoint": self.endpoint,
-                "forcepathstyle": True,
-                "secure": False,
-                "accesskey": ACCESS_KEY,
-                "secretkey": SECRET_KEY,
-            },
+            "s3": s3,
             "delete": {"enabled": True},
             "redirect": {"disable": not self.redirects},
         }
         if self.program:
             storage["cache"] = {"blobdescriptor": "inmemory"}
+        http: dict[str, object] = {"addr": f"127.0.0.1:{port}"}
+        if self.tls:
+            http["tls"] = {"certificate": str(self.tls.certificate), "key": str(self.tls.key)}
         content = {
             "version": 0.1,
             "log": {"level": "error", "accesslog": {"disabled": True}},
             "storage": storage,
-            "http": {"addr": f"127.0.0.1:{port}"},
+            "http": http,
         }
         # JSON is YAML.
         configuration.write_text(json.dumps(content))
@@ -197,17 +241,32 @@ class BucketBench(Bench):
                 return counting.counts()
 
 
-def bench_in(bench: Bench, buckets: Buckets, *, redirects: bool = False) -> BucketBench:
-    """Turn a run on folders into one on buckets."""
+def bench_in(
+    bench: Bench,
+    buckets: Buckets,
+    *,
+    redirects: bool = False,
+    tls: CertificatePair | None = None,
+) -> BucketBench:
+    """Turn a run on folders into one on buckets.
+
+    Args:
+        bench: The run.
+        buckets: The S3 server.
+        redirects: Whether clients fetch blobs from there.
+        tls: The certificate of both registries; without one they speak plain HTTP.
+    """
     program = getattr(bench.peer, "program", PEER_PROGRAM)
+    trusted = buckets.tls.authority if buckets.tls else None
+    ours = InBucket(buckets.endpoint, redirects, tls=tls, trusted=trusted)
     return BucketBench(
         directory=bench.directory,
         content=bench.content,
         rounds=bench.rounds,
         seconds=bench.seconds,
         quick=bench.quick,
-        ours=InBucket(buckets.endpoint, redirects),
-        peer=InBucket(buckets.endpoint, redirects, program, "distribution"),
+        ours=ours,
+        peer=replace(ours, program=program, name="distribution"),
         buckets=buckets,
     )
 
@@ -220,14 +279,10 @@ def _wait_until_quiet(counts: Callable[[], Counter[str]]) -> None:
         before, now = now, counts().total()
 
 
-def _wait_until_healthy(url: str) -> None:
-    deadline = time.monotonic() + processes.START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except urllib.error.HTTPError as early:
-            early.close()
-            if time.monotonic() > deadline:
-                raise processes.StartFailed(f"{url} answers {early.code}") from None
-        time.sleep(0.05)
+def _is_healthy(url: str, context: ssl.SSLContext | None) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5, context=context):
+            return True
+    except urllib.error.HTTPError as early:
+        early.close()
+        return False

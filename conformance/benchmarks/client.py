@@ -3,14 +3,17 @@
 Bodies go out with ``sendfile`` and come in with ``MSG_TRUNC``, with which the kernel
 throws received bytes away instead of copying them. A client that copied or hashed would
 take the processor from the server beside it, and the comparison would be about the client.
-It speaks only what the benchmarks need and gives up loudly on anything else.
+It speaks only what the benchmarks need and gives up loudly on anything else. Over TLS the
+kernel can do neither for it: bodies are encrypted and decrypted here, for both servers alike.
 """
 
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -59,9 +62,14 @@ class Request:
 
 
 class Connection:
-    """One connection, used for one request after the other."""
+    """One connection, used for one request after the other.
 
-    def __init__(self, port: int) -> None:
+    Args:
+        port: Of a server on this machine.
+        authority: Of its certificate, over TLS.
+    """
+
+    def __init__(self, port: int, authority: Path | None = None) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Python's own time-out would make the socket non-blocking, and a whole body
@@ -69,6 +77,10 @@ class Connection:
         patience = struct.pack("ll", PATIENCE_SECONDS, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        self._is_plain = authority is None
+        if authority is not None:
+            context = ssl.create_default_context(cafile=authority)
+            self._socket = context.wrap_socket(self._socket, server_hostname="localhost")
         self._received = b""
 
     def __enter__(self) -> Self:
@@ -94,7 +106,7 @@ class Connection:
             UnexpectedAnswer: Another status, or an answer this client cannot read.
         """
         if isinstance(request.body, Slice):
-            self._socket.sendall(request.head(), socket.MSG_MORE)
+            self._socket.sendall(request.head(), socket.MSG_MORE if self._is_plain else 0)
             self._send_file(request.body)
         else:
             self._socket.sendall(request.head() + request.body)
@@ -107,6 +119,10 @@ class Connection:
         return answer
 
     def _send_file(self, body: Slice) -> None:
+        if not self._is_plain:
+            for piece in body.pieces(len(_DISCARDED)):
+                self._socket.sendall(piece.read())
+            return
         sent = 0
         while sent < body.size:
             sent += os.sendfile(
@@ -159,10 +175,9 @@ class Connection:
         early = min(size, len(self._received))
         self._received = self._received[early:]
         left = size - early
+        flags = socket.MSG_TRUNC | socket.MSG_WAITALL if self._is_plain else 0
         while left:
-            got = self._socket.recv_into(
-                _DISCARDED, min(left, len(_DISCARDED)), socket.MSG_TRUNC | socket.MSG_WAITALL
-            )
+            got = self._socket.recv_into(_DISCARDED, min(left, len(_DISCARDED)), flags)
             if not got:
                 raise UnexpectedAnswer("the server closed the connection in the middle of a body")
             left -= got

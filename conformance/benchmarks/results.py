@@ -13,6 +13,9 @@ from conformance.benchmarks.samples import Samples
 BY_HAND = "## What limits it"
 """Everything from this heading on is written by people; a new run keeps it."""
 
+MACHINE = "## The machine"
+"""Comes before that; what stands before this one is measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -102,8 +105,8 @@ def merge(sections: Sequence[Section]) -> list[Section]:
     return list(merged.values())
 
 
-def render_section(section: Section) -> str:
-    """Write a section with its table."""
+def render_section(section: Section, day: str) -> str:
+    """Write a section with its table, and the day on which it was measured."""
     columns = [
         (title.format(costs=section.costs), cells)
         for title, render in COLUMNS
@@ -114,7 +117,7 @@ def render_section(section: Section) -> str:
         _render_line(["---", *["---:"] * (len(columns) - 1)]),
         *(_render_line([cells[row] for _, cells in columns]) for row in range(len(section.rows))),
     ]
-    return f"## {section.title}\n\n{section.method}\n\n" + "\n".join(lines) + "\n"
+    return f"## {section.title}\n\n{section.method} ({day})\n\n" + "\n".join(lines) + "\n"
 
 
 def render_document(
@@ -122,18 +125,38 @@ def render_document(
     sections: Sequence[Section],
     machine: Facts,
     previous: str,
+    *,
+    keep: bool = False,
 ) -> str:
-    """Write the whole document, and keep what people wrote into the previous one."""
+    """Write the whole document, and keep what people wrote into the previous one.
+
+    Args:
+        introduction: How everything was measured.
+        sections: What was measured now, no two of one title.
+        machine: What it was measured on; ``day`` is the day.
+        previous: The document so far; empty when there is none.
+        keep: Its sections stay, those that were measured now in their old places.
+    """
+    day = dict(machine).get("day", "")
+    rendered = _sections_of(previous) if keep else {}
+    for section in sections:
+        rendered[f"## {section.title}"] = render_section(section, day)
     facts = "\n".join(f"| {name} | {value} |" for name, value in machine)
     parts = [
         "# Results of the benchmarks\n",
         introduction,
-        *(render_section(section) for section in sections),
-        f"## The machine\n\n| | |\n|---|---|\n{facts}\n",
+        *rendered.values(),
+        f"{MACHINE}\n\n| | |\n|---|---|\n{facts}\n",
     ]
     if BY_HAND in previous:
         parts.append(BY_HAND + previous.partition(BY_HAND)[2])
     return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _sections_of(document: str) -> dict[str, str]:
+    """Return the measured sections of a document by their headings."""
+    measured = document.partition(MACHINE)[0].split("\n## ")[1:]
+    return {f"## {text.partition(chr(10))[0]}": f"## {text.strip()}\n" for text in measured}
 
 
 def _render_line(cells: Sequence[str]) -> str:

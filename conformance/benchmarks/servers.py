@@ -7,7 +7,10 @@ it is seen at its best.
 
 import contextlib
 import os
+import socket
+import ssl
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +18,16 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from conformance.benchmarks import processes
+from conformance.benchmarks.client import Connection
+from tests.parts import processes
 
 PEER_VERSION = "v3.1.2"
 PEER_PROGRAM = (
     Path.home() / f".cache/alauda-image-registry/tools/distribution-{PEER_VERSION}/distribution"
 )
 WORKERS = 2
+SETTLE_SECONDS = 0.5
+"""The first answer comes from the first worker; this long later all of them are there."""
 
 _PEER_CONFIGURATION = """\
 version: 0.1
@@ -46,6 +52,11 @@ class Server(Protocol):
 
     def environment(self) -> Mapping[str, str]:
         """The variables it is started with, beyond the usual ones."""
+
+    @property
+    def authority(self) -> Path | None:
+        """Who signed its certificate; None when it speaks plain HTTP."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +177,12 @@ class Started:
 
     port: int
     pid: int
+    authority: Path | None = None
+    """Who signed its certificate; None when it speaks plain HTTP."""
+
+    def connect(self) -> Connection:
+        """Open a connection to it."""
+        return Connection(self.port, self.authority)
 
 
 @contextlib.contextmanager
@@ -178,7 +195,7 @@ def started(server: Server, root: Path, *, under: Sequence[str] = ()) -> Iterato
         under: A command that runs the server's command, such as a tracer.
 
     Raises:
-        StartFailed: It did not come up.
+        PartFailed: It did not come up.
     """
     port = processes.free_port()
     usual = {name: text for name, text in os.environ.items() if not name.startswith("REGISTRY_")}
@@ -187,5 +204,47 @@ def started(server: Server, root: Path, *, under: Sequence[str] = ()) -> Iterato
     usual["PYTHONPATH"] = os.pathsep.join(folder for folder in folders if folder)
     command = [*under, *server.command(root, port)]
     environment = {**usual, **server.environment()}
-    with processes.running(command, environment, port, root.with_suffix(".log")) as pid:
-        yield Started(port, pid)
+    log = root.with_suffix(".log")
+    with answering(command, environment, port, log, authority=server.authority) as pid:
+        yield Started(port, pid, server.authority)
+
+
+@contextlib.contextmanager
+def answering(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    port: int,
+    log: Path,
+    *,
+    authority: Path | None = None,
+) -> Iterator[int]:
+    """Run a program that answers HTTP while the block runs, and give its process id.
+
+    Args:
+        command: What starts it.
+        environment: Its variables.
+        port: Where it listens.
+        log: Where what it says goes.
+        authority: Who signed its certificate, if it speaks TLS.
+
+    Raises:
+        PartFailed: It ended, or did not answer in time.
+    """
+    context = ssl.create_default_context(cafile=authority) if authority else None
+    with processes.started(
+        command, log=log, ready=lambda: _answers(port, context), environment=environment
+    ) as process:
+        time.sleep(SETTLE_SECONDS)
+        yield process.pid
+
+
+def _answers(port: int, context: ssl.SSLContext | None) -> bool:
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), 1) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") if context else plain as probe,
+    ):
+        probe.settimeout(1)
+        probe.sendall(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return bool(probe.recv(12))
+    return False

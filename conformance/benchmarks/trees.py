@@ -48,6 +48,17 @@ def build_repositories(root: Path, count: int) -> list[str]:
     return names
 
 
+def build_tagged_repositories(root: Path, manifest: Blob, count: int) -> None:
+    """Make that many repositories with a tag each, a hundred to a team, of a blob that is there."""
+    digest = manifest.digest.partition(":")[2]
+    for number in range(count):
+        name = f"team-{number // 100:04d}/app-{number % 100:02d}"
+        home = root / _BASE / "repositories" / name / "_manifests"
+        for folder in (f"revisions/sha256/{digest}", "tags/latest/current"):
+            (home / folder).mkdir(parents=True)
+            (home / folder / "link").write_text(manifest.digest)
+
+
 def _write(path: str, content: bytes) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     os.write(file, content)

@@ -1,9 +1,8 @@
 """How many requests to S3 an operation takes: what a bucket costs in money and in time."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 from conformance.benchmarks import buckets, servers, trees
 from conformance.benchmarks.bench import Bench
@@ -21,6 +20,8 @@ from conformance.benchmarks.samples import Samples
 from conformance.benchmarks.servers import Server
 
 TAGS = 10_000
+REPOSITORIES = 2_000
+PAGE = 100
 REPOSITORY = "bench/requests"
 TAGGED = "bench/tagged"
 
@@ -57,20 +58,24 @@ def run(bench: Bench) -> Section:
 def count(bench: BucketBench) -> Counts:
     """Count the requests of each operation, for ours and for the peer."""
     image = bench.content.image(REPOSITORY, "latest", [bench.content.random(MIB)])
-    tags = 100 if bench.quick else TAGS
-    operations = _operations(bench, image, tags)
+    count = 300 if bench.quick else TAGS
+    repositories = 300 if bench.quick else REPOSITORIES
+    operations = _operations(bench, image, count)
     found: dict[str, dict[Server, Counter[str]]] = {}
     for server in bench.registries:
         with bench.root() as root:
             with servers.started(server, root) as running:
                 push_image(running.port, image)
-            _tag(bench, root, image, tags)
+            home = bench.buckets.root / bucket_of(root)
+            # As the files that versitygw keeps objects as.
+            trees.build_tags(home, TAGGED, image.manifest, count)
+            trees.build_tagged_repositories(home, image.manifest, repositories)
             for what, work in operations.items():
                 found.setdefault(what, {})[server] = bench.count_requests(server, root, work)
     return found
 
 
-def _operations(bench: BucketBench, image: Image, tags: int) -> Mapping[str, Work]:
+def _operations(bench: BucketBench, image: Image, count: int) -> Mapping[str, Work]:
     small, large, chunked = (bench.content.random(size * MIB) for size in (1, 32, 32))
     encoded = bench.content.encode(chunked)
     other = bench.content.image(REPOSITORY, "other", [bench.content.random(MIB)])
@@ -94,7 +99,11 @@ def _operations(bench: BucketBench, image: Image, tags: int) -> Mapping[str, Wor
         ),
         "mount of a layer": over_one(lambda one: one.ask(Request("POST", mount), 201)),
         "push of an image of one layer by tag": lambda port: push_image(port, other),
-        f"list of {tags:,} tags".replace(",", "\u202f"): over_one(_list_tags),
+        f"list of {count:,} tags".replace(",", "\u202f"): _get(f"/v2/{TAGGED}/tags/list"),
+        f"first page of {PAGE} tags": _get(f"/v2/{TAGGED}/tags/list?n={PAGE}"),
+        f"page of {PAGE} tags": _get(f"/v2/{TAGGED}/tags/list?n={PAGE}&last=v000.150"),
+        f"first page of {PAGE} repositories": _get(f"/v2/_catalog?n={PAGE}"),
+        f"page of {PAGE} repositories": _get(f"/v2/_catalog?n={PAGE}&last=team-0001/app-50"),
     }
 
 
@@ -102,10 +111,9 @@ def _pull(image: Image, port: int) -> None:
     pull_image(port, image)
 
 
-def _list_tags(connection: Connection) -> None:
-    connection.ask(Request("GET", f"/v2/{TAGGED}/tags/list"), 200)
+def _get(path: str) -> Work:
+    def ask(port: int) -> None:
+        with Connection(port) as connection:
+            connection.ask(Request("GET", path), 200)
 
-
-def _tag(bench: BucketBench, root: Path, image: Image, count: int) -> Sequence[str]:
-    """Give a repository many tags, as the files that versitygw keeps objects as."""
-    return trees.build_tags(bench.buckets.root / bucket_of(root), TAGGED, image.manifest, count)
+    return ask

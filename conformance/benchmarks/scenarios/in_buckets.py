@@ -17,6 +17,7 @@ from conformance.benchmarks.scenarios import (
     small_reads,
 )
 from conformance.benchmarks.scenarios.memory import DiskTooSmall
+from tests.parts.certificates import Authority
 
 MEMORY_LIMIT_MB = 200
 
@@ -24,6 +25,11 @@ METHOD = (
     "As the scenarios of the same names above, with a fresh bucket in place of an empty folder, on "
     "versitygw and on MinIO, which ran on the same machine and the same two cores and kept their "
     "data on its disk. Requests to S3 were counted by a proxy in a run of its own."
+)
+
+TLS_METHOD = (
+    "Certificates are signed by an authority of the run's own. The client decrypts what it throws "
+    "away, on the same two cores; requests to S3 are not counted."
 )
 
 Scenario = Callable[[Bench], Section]
@@ -49,6 +55,25 @@ def push_small_run(bench: Bench) -> Section:
 def pull_through_run(bench: Bench) -> Section:
     """Measure a pull of one big layer through the registry."""
     return _run(pull_large.run, bench, "Pulls from a bucket, through", {pull_large.WHAT: 1.0})
+
+
+def pull_over_tls_run(bench: Bench) -> Section:
+    """Measure the same with TLS to the client, to the bucket, and to both."""
+    pair = Authority().issue(bench.directory / "certificate")
+    rows: list[Row] = []
+    for kind in PROGRAMS:
+        for where, to_client, to_bucket in (
+            ("to the client", pair, None),
+            ("to the bucket", None, pair),
+            ("to both", pair, pair),
+        ):
+            with buckets.running(kind, bench.directory, tls=to_bucket) as running:
+                section = pull_large.run(bench_in(bench, running, tls=to_client))
+            rows += [
+                replace(row, what=f"{row.what}, {kind}, TLS {where}", target=1.0, ceiling=None)
+                for row in section.rows
+            ]
+    return Section("Pulls from a bucket, through, over TLS", f"{METHOD} {TLS_METHOD}", rows)
 
 
 def pull_redirected_run(bench: Bench) -> Section:

@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from conformance.benchmarks import processes, servers
+from conformance.benchmarks import servers
 from conformance.benchmarks.bench import Bench
 from conformance.benchmarks.client import Connection
 from conformance.benchmarks.content import MIB, Blob, Slice, digest_of
@@ -11,6 +11,7 @@ from conformance.benchmarks.images import in_parallel, push_blob
 from conformance.benchmarks.results import Row, Section
 from conformance.benchmarks.samples import Samples
 from conformance.benchmarks.servers import Server
+from tests.parts.processes import family_of, peak_memory
 
 CLIENTS = 16
 LIMIT_MB = 120
@@ -69,6 +70,6 @@ def _peaks(bench: Bench, server: Server, blob: Blob) -> tuple[float, float]:
                 push_blob(connection, f"bench/memory-{number}", blob)
 
         in_parallel(CLIENTS, push, range(CLIENTS))
-        family = processes.descendants(running.pid)
-        peaks = [processes.peak_memory(pid) / 1e6 for pid in family]
+        family = family_of(running.pid)
+        peaks = [peak_memory(pid) / 1e6 for pid in family]
     return max(peaks), sum(peaks)

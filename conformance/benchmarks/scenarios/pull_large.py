@@ -7,7 +7,7 @@ from statistics import median
 
 from conformance.benchmarks import servers
 from conformance.benchmarks.bench import LARGE, Bench, seeded
-from conformance.benchmarks.client import Connection, UnexpectedAnswer
+from conformance.benchmarks.client import UnexpectedAnswer
 from conformance.benchmarks.images import pull_blob, push_blob, timed
 from conformance.benchmarks.results import Row, Section
 from conformance.benchmarks.servers import Server, Started
@@ -28,7 +28,7 @@ def run(bench: Bench) -> Section:
     (blob,) = bench.large_blobs(1)
 
     def seed(running: Started) -> None:
-        with Connection(running.port) as connection:
+        with running.connect() as connection:
             push_blob(connection, REPOSITORY, blob)
             body = pull_blob(connection, REPOSITORY, blob, keep=True)
         if f"sha256:{hashlib.sha256(body).hexdigest()}" != blob.digest:
@@ -44,7 +44,7 @@ def run(bench: Bench) -> Section:
         def measure(server: Server) -> Mapping[str, float]:
             with (
                 servers.started(server, roots[server]) as running,
-                Connection(running.port) as connection,
+                running.connect() as connection,
             ):
                 pull_blob(connection, REPOSITORY, blob)
                 spent = [

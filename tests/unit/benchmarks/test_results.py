@@ -67,8 +67,8 @@ def test_row_without_a_promise_is_neither_kept_nor_broken() -> None:
 def test_column_that_nobody_fills_is_left_out() -> None:
     section = Section("Pulls", "How.", [row(20.0, target=3.0)])
 
-    assert render_section(section) == (
-        "## Pulls\n\nHow.\n\n"
+    assert render_section(section, "2026-11-29") == (
+        "## Pulls\n\nHow. (2026-11-29)\n\n"
         "| what | unit | target | ours | distribution | ratio | met |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| pull | MB/s | ≥ 3 | 20.0 | 10.0 | 2.00 | **no** |\n"
@@ -78,19 +78,19 @@ def test_column_that_nobody_fills_is_left_out() -> None:
 def test_share_of_the_empty_application_stands_beside_its_number() -> None:
     section = Section("Reads", "How.", [row(15.0, baseline=Samples.of([20.0]))])
 
-    assert "| 75% of 20.0 |" in render_section(section)
+    assert "| 75% of 20.0 |" in render_section(section, "2026-11-29")
 
 
 def test_no_syncs_at_all_are_shown_as_zero() -> None:
     section = Section("Pushes", "How.", [row(15.0, our_costs=5.0, peer_costs=0.0)])
 
-    assert render_section(section).endswith("| 5 | 0 |\n")
+    assert render_section(section, "2026-11-29").endswith("| 5 | 0 |\n")
 
 
 def test_costs_are_called_what_is_counted() -> None:
     section = Section("Pushes", "How.", [row(15.0, our_costs=5.0)], costs="requests")
 
-    assert "| our requests each |" in render_section(section)
+    assert "| our requests each |" in render_section(section, "2026-11-29")
     assert merge([section, section])[0].costs == "requests"
 
 
@@ -124,3 +124,31 @@ def test_what_people_wrote_survives_the_next_run() -> None:
         "## The machine\n\n| | |\n|---|---|\n| kernel | 6 |\n\n"
         f"{BY_HAND}\n\nThe disk.\n"
     )
+
+
+def test_what_was_not_measured_again_stays_in_its_place() -> None:
+    facts = [("day", "Monday")]
+    sections = [Section(title, "How.", [row(20.0)]) for title in ("Pulls", "Pages", "Pushes")]
+    previous = render_document("Old.\n", sections, facts, f"{BY_HAND}\n\nThe disk.\n")
+
+    document = render_document(
+        "New.\n",
+        [Section("Pages", "How.", [row(30.0)]), Section("Checks", "How.", [row(1.0)])],
+        [("day", "Tuesday")],
+        previous,
+        keep=True,
+    )
+
+    headings = [line for line in document.splitlines() if line.startswith("## ")]
+    assert headings == [
+        *("## Pulls", "## Pages", "## Pushes", "## Checks"),
+        *("## The machine", "## What limits it"),
+    ]
+    assert document.count("How. (Monday)") == document.count("How. (Tuesday)") == 2
+    assert "| pull | MB/s | 30.0 | 10.0 | 3.00 |" in document
+
+
+def test_a_whole_run_leaves_nothing_of_the_one_before() -> None:
+    old = render_document("Old.\n", [Section("Pulls", "How.", [row(20.0)])], [("day", "d")], "")
+
+    assert "## Pulls" not in render_document("New.\n", [], [("day", "d")], old)

@@ -1,11 +1,10 @@
 """What the benchmarks know about the machine, and what they write on its disk."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from conformance.benchmarks import processes, trees
+from conformance.benchmarks import trees
 from conformance.benchmarks.content import Content
 from conformance.benchmarks.load import ProgramMissing, find_program
 from conformance.benchmarks.machine import file_system_of
@@ -28,14 +27,6 @@ MOUNTS = [
 )
 def test_file_system_is_that_of_the_deepest_mount(place: str, kind: str) -> None:
     assert file_system_of(Path(place), MOUNTS) == kind
-
-
-def test_family_of_a_process_begins_with_itself() -> None:
-    assert processes.descendants(os.getpid())[0] == os.getpid()
-
-
-def test_own_peak_memory_is_at_least_a_megabyte() -> None:
-    assert processes.peak_memory(os.getpid()) > 1_000_000
 
 
 def test_missing_program_is_named_with_its_package() -> None:
