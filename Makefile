@@ -12,8 +12,8 @@ help: ## this list
 run: .venv/.run ## serve a registry on 127.0.0.1:5000, its data in ./data
 	.venv/bin/image-registry serve --root data --listen 127.0.0.1:5000 $(ARGS)
 
-test: check tools ## everything CI runs; installs what is missing and says so
-	.venv/bin/python -m pytest $(ARGS)
+test: check tools ## everything CI runs, two files at a time; installs what is missing and says so
+	.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 check: .venv/.dev ## ruff, mypy, import-linter
 	.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports
@@ -21,8 +21,8 @@ check: .venv/.dev ## ruff, mypy, import-linter
 tools: .venv/.dev ## install the real clients and peers that the tests run against
 	.venv/bin/python -m tests.parts
 
-torture: check tools ## the long proofs: power cuts, kill -9, histories of three servers
-	.venv/bin/python -m pytest tests/torture tests/integration/test_bucket_*.py tests/integration/test_interop_buckets.py --torture $(ARGS)
+torture: check tools ## the long proofs: power cuts, kill -9, histories of three servers, each kubectl at each server
+	.venv/bin/python -m pytest tests/torture tests/integration/test_bucket_*.py tests/integration/test_interop_buckets.py tests/integration/test_kubectl_matrix.py tests/e2e/test_journeys.py --torture $(ARGS)
 
 conformance: .venv/.dev ## check the registry of make run, or that of URL=..., against the specification
 	.venv/bin/python -m conformance.oci --url $(URL) $(ARGS)

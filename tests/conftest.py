@@ -3,13 +3,16 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.parts import control_plane as control_planes, s3
+from tests.parts import control_plane as control_planes, record_store, s3
 from tests.parts.control_plane import ControlPlane
 from tests.parts.tools import require
+
+SECONDS = 240
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile(
@@ -29,6 +32,13 @@ settings.load_profile(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--torture", action="store_true", help="the long profile of tests/torture")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests of real programs time on a busy machine, unless they say how much."""
+    for item in items:
+        if item.get_closest_marker("integration") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SECONDS))
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +61,12 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
     require(*control_planes.PROGRAMS)
     with control_planes.running(tmp_path_factory.mktemp("control-plane")) as plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def image_api_account(control_plane: ControlPlane) -> Path:
+    """The kubeconfig of the image API server, and definitions of what it keeps there."""
+    return record_store.install(control_plane)
 
 
 @pytest.fixture
@@ -83,6 +99,13 @@ def s3_server(
     """Each of the S3 servers, one after the other."""
     require(request.param)
     return start_s3(request.param)
+
+
+@pytest.fixture
+def one_server_in_short(s3_server: s3.S3Server, *, is_long: bool) -> None:
+    """Leave the other S3 servers to ``make torture``."""
+    if s3_server.kind != s3.IN_SHORT and not is_long:
+        pytest.skip("make torture has this server, too")
 
 
 @pytest.fixture

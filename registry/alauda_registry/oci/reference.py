@@ -56,6 +56,11 @@ class Tag(str):
         return cls(text)
 
 
+def is_tag(text: str) -> bool:
+    """Tell tags from what else there may be in their place, such as files of other programs."""
+    return _TAG.fullmatch(text) is not None
+
+
 Reference: TypeAlias = Tag | Digest
 """What names a manifest in a URL."""
 
