@@ -17,6 +17,7 @@ the metrics                   ``get registry/metrics``, for the whole cluster
 ============================  ==================================================
 """
 
+import asyncio
 import hashlib
 import logging
 import math
@@ -25,6 +26,7 @@ from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -43,7 +45,7 @@ from alauda_registry.auth.authenticator import (
 from alauda_registry.auth.authorizer import Authorizer
 from alauda_registry.auth.recent import Recent
 from alauda_registry.auth.scopes import CATALOG, DELETE, METRICS, PULL, PUSH, REPOSITORY, Access
-from alauda_registry.auth.throttle import Throttle
+from alauda_registry.auth.throttle import FREE_FROM_ADDRESS, Throttle, network_of
 from alauda_registry.kube.client import KubeClient, ResourceAttributes, UserInfo
 from alauda_registry.kube.errors import Forbidden, KubeError
 from alauda_registry.oci.errors import AuthorityUnavailable, NameInvalid, Unauthorized
@@ -91,6 +93,7 @@ class KubernetesAuthenticator(Authenticator):
         self._throttle = throttle
         self._audiences = audiences
         self._reviews: Recent[bytes, Identity | None] = Recent(REVIEW_SECONDS, REVIEWS_KEPT)
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @override
     async def authenticate(self, credentials: Credentials, address: str) -> Caller:
@@ -114,26 +117,34 @@ class KubernetesAuthenticator(Authenticator):
             # No API server has to look at what can't be a token.
             return None
         # Good or bad, what was seen before is nobody's guess any more.
-        mark, name = self._throttle.mark(digest), digest.hex()
-        is_new = self._throttle.outcome(mark) is None
-        if is_new:
-            self._throttle.begin(address, name)
-        is_bad = False
-        try:
+        mark = self._throttle.mark(digest)
+        if self._throttle.outcome(mark) is not None:
             user = await _ask(self._client.review_token(token, self._audiences))
-            is_bad = user is None
-        finally:
-            # Good, not known, or nobody waits for it any more: it was no guess.
-            if not is_bad:
-                self._throttle.succeeded(address, name)
-        if is_new and is_bad:
-            self._throttle.failed(address)
-        self._throttle.remember(mark, is_right=not is_bad)
+        else:
+            user = await self._review_new(token, digest.hex(), address)
+        self._throttle.remember(mark, is_right=user is not None)
         if user is None:
             return None
         return Identity(
             user.username, frozenset(user.groups), user.uid, dict(user.extra), _expiry(token)
         )
+
+    async def _review_new(self, token: str, name: str, address: str) -> UserInfo | None:
+        # In turns: all that are under way at once would be looked at before the first has failed.
+        turns = self._turns.setdefault(network_of(address), asyncio.Semaphore(FREE_FROM_ADDRESS))
+        async with turns:
+            self._throttle.begin(address, name)
+            is_bad = False
+            try:
+                user = await _ask(self._client.review_token(token, self._audiences))
+                is_bad = user is None
+            finally:
+                # Good, not known, or nobody waits for it any more: it was no guess.
+                if not is_bad:
+                    self._throttle.succeeded(address, name)
+            if is_bad:
+                self._throttle.failed(address)
+        return user
 
 
 class KubernetesAuthorizer(Authorizer):

@@ -216,6 +216,33 @@ async def test_what_one_worker_has_seen_is_no_guess_at_another(client: InMemoryK
     await there.authenticate(Bearer("good"), ADDRESS)
 
 
+async def test_guesses_that_come_at_once_are_asked_about_in_turns() -> None:
+    class Counting(InMemoryKubeClient):
+        under_way = most = 0
+
+        @override
+        async def review_token(self, token: str, audiences: Sequence[str] = ()) -> UserInfo | None:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0)
+            self.under_way -= 1
+            return await super().review_token(token, audiences)
+
+    client = Counting({"good": (ROBOT, frozenset())})
+    authenticator = KubernetesAuthenticator(client, Throttle())
+    guesses = [
+        authenticator.authenticate(Bearer(f"guess-{number}"), ADDRESS) for number in range(1000)
+    ]
+
+    answers = await asyncio.gather(*guesses, return_exceptions=True)
+
+    assert client.most == FREE_FROM_ADDRESS
+    # Those whose turn it was when the last free one failed are answered, too.
+    assert len(client.asked) < 2 * FREE_FROM_ADDRESS
+    assert {type(answer) for answer in answers} == {Unauthorized, TooManyRequests}
+    await authenticator.authenticate(Bearer("good"), "192.0.2.2")
+
+
 async def test_who_stops_waiting_for_an_answer_has_not_guessed() -> None:
     class Slow(InMemoryKubeClient):
         is_slow = True
