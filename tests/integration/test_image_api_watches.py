@@ -261,6 +261,18 @@ def test_a_revision_of_the_future_says_how_to_recover(
     assert status["details"]["retryAfterSeconds"] == 1
 
 
+def test_one_object_at_a_revision_of_the_future_says_so_too(streams: Streams) -> None:
+    made = streams.make("app")
+    url = f"{streams.path}/app"
+
+    known = streams.client.get(url, params={"resourceVersion": made})
+    ahead = streams.client.get(url, params={"resourceVersion": FUTURE})
+
+    assert known.json()["metadata"]["resourceVersion"] == made
+    assert (ahead.status_code, ahead.json()["reason"]) == (504, "Timeout")
+    assert ahead.json()["details"]["causes"][0]["reason"] == "ResourceVersionTooLarge"
+
+
 def test_mappings_at_once_are_all_kept_whichever_server_takes_them(
     api: ImageApi, streams: Streams
 ) -> None:

@@ -263,11 +263,16 @@ class ApiServer:
 
     async def _get(self, asked: _Asked) -> Response:
         target, resource, context = asked.target, asked.resource, asked.context
-        if parse_revision(asked.query.get("resourceVersion", "")) == 0:
+        part = resource.subresource(target.subresource)
+        revision = parse_revision(asked.query.get("resourceVersion", ""))
+        if revision == 0:
             # Any state will do, and what is known is the cheapest.
             context = replace(context, recent=True)
+        elif revision is not None and not (part and part.lists):
+            # A list may be of a store with revisions of its own.
+            await resource.reach(revision)
         shown = self._shown(asked)
-        if target.subresource:
+        if part:
             context = replace(context, parameters=asked.query)
             document = await resource.get_part(context, target.name, target.subresource)
             return _json_answer(document)

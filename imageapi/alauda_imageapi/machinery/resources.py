@@ -310,7 +310,11 @@ class Resource:
         return None
 
     async def reach(self, revision: int) -> None:
-        """Wait a little for a revision."""
+        """Wait a little for a revision.
+
+        Raises:
+            Timeout: It has not come to that yet.
+        """
 
     async def create(self, context: Context, document: Object, manager: Manager) -> Object:
         """Make an object."""

@@ -43,6 +43,7 @@ from alauda_imageapi.machinery.store import (
     ObjectStore,
     ObjectTooLarge,
     Stored,
+    TooNew,
 )
 
 _GENERATED_ATTEMPTS = 8
@@ -136,7 +137,10 @@ class StoredResource(Resource):
     @override
     async def reach(self, revision: int) -> None:
         """Wait a little for a revision."""
-        await self.store.reach(self.name, revision)
+        try:
+            await self.store.reach(self.name, revision)
+        except TooNew as error:
+            raise errors.too_large_revision(error.asked, error.current) from None
 
     @override
     async def create(self, context: Context, document: Object, manager: Manager) -> Object:

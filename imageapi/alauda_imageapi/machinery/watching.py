@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from alauda_imageapi.machinery import objects
-from alauda_imageapi.machinery.errors import Expired, too_large_revision
+from alauda_imageapi.machinery.errors import Expired
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.options import ListOptions
 from alauda_imageapi.machinery.representations import Form, Representation
@@ -27,7 +27,6 @@ from alauda_imageapi.machinery.store import (
     EventType,
     Stored,
     StoreUnavailable,
-    TooNew,
     Watch,
 )
 from alauda_imageapi.machinery.stored import StoredResource
@@ -126,7 +125,7 @@ class WatchStream:
             # As it always was: without a revision a watch begins with what there is.
             wants_state = revision == 0
         try:
-            await store.reach(name, revision)
+            await self._resource.reach(revision)
             if not wants_state:
                 after = revision or (await store.snapshot(name, namespace=namespace)).revision
                 self._watch = await store.watch(name, after, choice)
@@ -136,8 +135,6 @@ class WatchStream:
                 self._initial = snapshot.items
                 self._watch = await store.watch(name, snapshot.revision, choice)
             self._watch.lost.add_done_callback(self._drop)
-        except TooNew as error:
-            raise too_large_revision(error.asked, error.current) from None
         except Compacted:
             raise _too_old(revision) from None
 

@@ -303,9 +303,11 @@ async def test_a_token_of_another_list_is_refused(api: Api) -> None:
     assert (await api.call("GET", both)).status_code == 400
 
 
-async def test_a_revision_from_the_future_says_how_to_recover(api: Api) -> None:
-    answer = await api.call("GET", "imagestreams?resourceVersion=1000000")
+@pytest.mark.parametrize("path", ["imagestreams", "namespaces/team/imagestreams/app"])
+async def test_a_revision_from_the_future_says_how_to_recover(api: Api, path: str) -> None:
+    answer = await api.call("GET", f"{path}?resourceVersion=1000000")
 
+    assert answer.status_code == 504
     assert answer.json()["message"] == "Too large resource version: 1000000, current: 1"
     assert answer.json()["details"]["causes"][0]["reason"] == "ResourceVersionTooLarge"
     assert answer.headers["retry-after"] == "1"
