@@ -3,16 +3,20 @@
 import base64
 import json
 import ssl
+import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 
 from alauda_registry.auth.htpasswd import hash_password
+from alauda_registry.server.opening.authentication import KEY_FILE
+from alauda_registry.storage import paths
 from tests.parts import cluster_registry, registry
 from tests.parts.certificates import CertificatePair
 from tests.parts.cluster_registry import Binding
@@ -34,6 +38,7 @@ NAMESPACES = ("team", "public", "secret", "conformance")
 BINDINGS = (
     Binding("system:image-puller", "reader", namespace="team"),
     Binding("system:image-pusher", "writer", namespace="team"),
+    Binding("system:image-pusher", group="writers", namespace="team"),
     Binding("system:image-pusher", "writer", namespace="public"),
     Binding("system:image-pusher", "admin"),
     Binding("system:image-deleter", "admin"),
@@ -74,6 +79,8 @@ class Guarded:
     client: httpx.Client = field(kw_only=True)
     password: Callable[[str], str] = password_of
     """What somebody logs in with."""
+    certified: Callable[[str, Sequence[str]], httpx.Client] | None = None
+    """Opens connections as a user of some groups who has a client certificate."""
 
     @property
     def url(self) -> str:
@@ -81,10 +88,16 @@ class Guarded:
         return self.server.url
 
     def ask(
-        self, method: str, path: str, headers: Mapping[str, str], **more: Any
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        client: httpx.Client | None = None,
+        **more: Any,
     ) -> httpx.Response:
         """Send a request."""
-        return self.client.request(method, f"{self.url}{path}", headers=headers, **more)
+        return (client or self.client).request(method, f"{self.url}{path}", headers=headers, **more)
 
     def token(self, name: str | None, scope: str = "", **more: str) -> str:
         """Get a token as clients do."""
@@ -93,6 +106,18 @@ class Guarded:
         answer = self.client.get(f"{self.tokens.url}/token?{query}", headers=headers)
         answer.raise_for_status()
         return str(answer.json()["token"])
+
+    def expired_token(self, name: str, scope: str = "") -> str:
+        """Return what such a token will have become tomorrow."""
+        token = self.token(name, scope)
+        claims = jwt.decode(token, options={"verify_signature": False})
+        day = 24 * 3600
+        claims |= {claim: claims[claim] - day for claim in ("iat", "nbf", "exp")}
+        assert claims["exp"] < time.time() - day / 2
+        made = self.tokens.root / paths.SECRET.lstrip("/")
+        key = made.with_name(KEY_FILE).read_text()
+        header = jwt.get_unverified_header(token)
+        return jwt.encode(claims, key, header["alg"], headers=header)
 
 
 def htpasswd_settings(directory: Path, access: str | None = ACCESS) -> dict[str, str]:
@@ -207,8 +232,23 @@ def by_cluster(
             plane, directory, root=root, tls=tls, arguments=arguments, settings=settings
         ) as server,
         httpx.Client(verify=_verify(server.tls), timeout=30) as client,
+        ExitStack() as connections,
     ):
-        yield Guarded(server, server, client=client, password=passwords.__getitem__)
+
+        def certified(name: str, groups: Sequence[str]) -> httpx.Client:
+            context = _verify(server.tls)
+            assert isinstance(context, ssl.SSLContext)
+            folder = plane.user(name, groups).parent
+            context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+            return connections.enter_context(httpx.Client(verify=context, timeout=30))
+
+        yield Guarded(
+            server,
+            server,
+            client=client,
+            password=passwords.__getitem__,
+            certified=certified,
+        )
 
 
 def _verify(tls: CertificatePair | None) -> ssl.SSLContext | bool:

@@ -129,11 +129,28 @@ def headers_of(row: Row, place: Guarded) -> dict[str, str]:
             return {"Authorization": value}
         case {"token": [name, scope]}:
             return bearer(place.token(name, scope))
+        case {"expired": [name, scope]}:
+            return bearer(place.expired_token(name, scope))
         case _:
             return {}
 
 
-def send(place: Guarded, request: Request, row: Row, headers: Mapping[str, str]) -> httpx.Response:
+def client_of(row: Row, place: Guarded) -> httpx.Client:
+    match row.credentials:
+        case {"certificate": [name, *groups]}:
+            assert place.certified is not None
+            return place.certified(name, groups)
+        case _:
+            return place.client
+
+
+def send(
+    place: Guarded,
+    request: Request,
+    row: Row,
+    headers: Mapping[str, str],
+    client: httpx.Client,
+) -> httpx.Response:
     path = request.path.format(
         repository=row.repository,
         blob=digest_of(CONFIG),
@@ -144,7 +161,7 @@ def send(place: Guarded, request: Request, row: Row, headers: Mapping[str, str])
     if request.method == "PUT":
         more = {"content": MANIFEST}
         headers = {**headers, "Content-Type": MANIFEST_TYPE}
-    return place.ask(request.method, path, headers, **more)
+    return place.ask(request.method, path, headers, client=client, **more)
 
 
 def challenge_of(answer: httpx.Response) -> dict[str, str]:
@@ -183,9 +200,9 @@ def test_every_cell_is_what_the_table_says(name: str, guarded: Callable[[str], G
     mode, place = MODES[name], guarded(name)
     wrong = []
     for row in mode.rows:
-        headers = headers_of(row, place)
+        headers, client = headers_of(row, place), client_of(row, place)
         for request, expected in zip(mode.requests, row.answers, strict=True):
-            answer = send(place, request, row, headers)
+            answer = send(place, request, row, headers, client)
             try:
                 check(answer, expected, request, place)
             except AssertionError as error:
@@ -232,10 +249,10 @@ def test_no_secret_is_in_the_logs(name: str, guarded: Callable[[str], Guarded]) 
     mode, place = MODES[name], guarded(name)
     shown = set(secrets_of(mode, place))
     for row in mode.rows:
-        headers = headers_of(row, place)
+        headers, client = headers_of(row, place), client_of(row, place)
         shown.add(headers.get("Authorization", "").partition(" ")[2])
         for request in mode.requests:
-            send(place, request, row, headers)
+            send(place, request, row, headers, client)
     shown |= ask_for_tokens(place)
     place.ask("GET", "/v2/planted/word/tags/list", {})
     # Looking through nothing would find nothing; and lines are written a moment later.
