@@ -14,18 +14,22 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from urllib.parse import quote
 
+import httpx
 import pytest
 
 from alauda_imageapi.cluster.records import encoding
 from alauda_imageapi.cluster.records.encoding import KINDS
 from alauda_imageapi.machinery.store import Key
+from alauda_imageapi.machinery.watch_limits import WatchLimits
 from alauda_registry.kube.apiserver import ApiServerClient
 from alauda_registry.kube.rest import ApiServerResources
 from tests.parts import image_api
 from tests.parts.control_plane import ControlPlane
 from tests.parts.image_api import API, ImageApi
+from tests.parts.processes import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -192,6 +196,57 @@ def test_who_does_not_read_is_cut_off_and_the_others_notice_nothing(api: ImageAp
     assert quick.seen == list(range(count))
     assert len(slow.seen) < count // 2
     assert "a watch of images is ended: its client does not read" in replica.log.read_text()
+
+
+def test_ten_thousand_watches_of_one_client_leave_room_for_others(
+    api: ImageApi, tmp_path: Path
+) -> None:
+    (replica,) = api.replicas
+    rule = {"apiGroups": ["image.alauda.io"], "resources": ["images"], "verbs": ["watch"]}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}
+    api.plane.apply({**role, "metadata": {"name": "watches-images"}, "rules": [rule]})
+    api.plane.bind("watches-images", None, group="watchers")
+    greedy, modest = (
+        user_context(api, tmp_path / name, name, "watchers") for name in ("greedy", "modest")
+    )
+    revision = api.plane.api.get(f"{API}/images").json()["metadata"]["resourceVersion"]
+    path = f"{API}/images?watch=true&resourceVersion={revision}"
+    most = WatchLimits().per_user
+
+    def open_one(_: int) -> Watch:
+        return Watch(replica.url, greedy, path)
+
+    with (
+        ExitStack() as watches,
+        httpx.Client(verify=greedy, base_url=replica.url, timeout=30) as client,
+    ):
+        wait_until(lambda: client.get(f"{path}&timeoutSeconds=-1").is_success, "the role")
+        with ThreadPoolExecutor(8) as pool:
+            for watch in pool.map(open_one, range(most)):
+                watches.callback(watch.socket.close)
+        refused = client.get(path)
+        for _ in range(10_000 - most - 1):
+            refused = client.get(path)
+            assert refused.status_code == 429, refused.text
+        assert refused.json()["details"]["retryAfterSeconds"] == 1
+        assert "you have 1024 watches here" in refused.json()["message"]
+
+        other = Watch(replica.url, modest, path)
+        watches.callback(other.socket.close)
+        asyncio.run(write_images(api, 1, lambda _: read_until([other], [1])))
+    with httpx.Client(verify=greedy, base_url=replica.url, timeout=30) as client:
+        wait_until(
+            lambda: client.get(f"{path}&timeoutSeconds=-1").is_success, "room for who has gone"
+        )
+    api.plane.api.delete(f"{API}/images").raise_for_status()
+
+
+def user_context(api: ImageApi, folder: Path, name: str, group: str) -> ssl.SSLContext:
+    """Return what shows the certificate of a user to our server."""
+    pair = api.plane.users.issue_to_user(folder, name=name, groups=[group])
+    context = ssl.create_default_context(cafile=api.tls.authority)
+    context.load_cert_chain(pair.certificate, pair.key)
+    return context
 
 
 async def write_images(api: ImageApi, count: int, written: Callable[[int], None]) -> None:

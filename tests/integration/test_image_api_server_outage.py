@@ -18,6 +18,8 @@ from tests.parts.tools import require
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
+MERGE = {"Content-Type": "application/merge-patch+json"}
+
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
@@ -76,6 +78,32 @@ def test_while_nobody_answers_who_may_nobody_may(api: ImageApi, alice: Certifica
         wait_until(lambda: client.get(f"{API}/images").is_success, "an answer again")
     api.wait_available()
     assert replica.process.poll() is None
+
+
+def test_full_etcd_is_said_to_be_full_and_what_to_do(api: ImageApi) -> None:
+    plane, kube = api.plane, api.plane.api
+    streams = f"{API}/namespaces/{plane.new_namespace()}/imagestreams"
+    for name in ("kept", "deleted"):
+        kube.post(streams, json={"metadata": {"name": name}}).raise_for_status()
+    with plane.without_room():
+        labels = {"metadata": {"labels": {"tier": "front"}}}
+        refused = [
+            kube.post(streams, json={"metadata": {"name": "refused"}}),
+            kube.patch(f"{streams}/kept", json=labels, headers=MERGE),
+        ]
+        kept = kube.get(f"{streams}/kept")
+        deleted = kube.delete(f"{streams}/deleted")
+
+        for answer in refused:
+            status = answer.json()
+            assert (answer.status_code, status["reason"]) == (507, "InsufficientStorage")
+            assert "--quota-backend-bytes" in status["message"]
+            assert "retry-after" not in answer.headers
+        assert kept.is_success
+        assert deleted.is_success
+
+    assert kube.post(streams, json={"metadata": {"name": "refused"}}).is_success
+    assert kube.get(f"{streams}/kept").json()["metadata"].get("labels") is None
 
 
 def test_an_account_that_may_not_read_what_it_needs_is_told_so(api: ImageApi) -> None:

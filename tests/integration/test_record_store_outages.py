@@ -162,9 +162,12 @@ async def test_api_server_that_hangs_is_no_empty_store(
     await has_trouble(store, expected=False)
 
 
+@pytest.mark.parametrize("seconds", [0, 60])
 async def test_api_server_that_was_away_is_found_again(
-    plane: Plane, store: RecordStore, key: Key
+    plane: Plane, store: RecordStore, key: Key, seconds: int, is_long: bool
 ) -> None:
+    if seconds and not is_long:
+        pytest.skip("make torture takes the time")
     made = await put_in_the_end(store, key, 1)
     watch = await store.watch("imagestreams", made.revision)
     with plane.away():
@@ -172,6 +175,7 @@ async def test_api_server_that_was_away_is_found_again(
             with pytest.raises(StoreUnavailable):
                 await asked
         await has_trouble(store, expected=True)
+        await anyio.sleep(seconds)
 
     await has_trouble(store, expected=False)
     found = await store.get(key)

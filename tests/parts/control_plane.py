@@ -198,6 +198,17 @@ class ControlPlane:
         """Return the kubeconfig of whom a token belongs to."""
         return self._kubeconfig(self.directory / f"token-{uuid.uuid4().hex[:10]}", {"token": token})
 
+    @contextmanager
+    def without_room(self) -> Iterator[None]:
+        """Have etcd take nothing more for the length of a block, as when its quota is used up."""
+        alarm = {"alarm": "NOSPACE", "memberID": "1"}
+        url = f"{self.etcd}/v3/maintenance/alarm"
+        httpx.post(url, json={"action": "ACTIVATE", **alarm}).raise_for_status()
+        try:
+            yield
+        finally:
+            httpx.post(url, json={"action": "DEACTIVATE", **alarm}).raise_for_status()
+
     def requests(self, resource: str) -> int:
         """Return how many requests about a resource kube-apiserver has answered so far."""
         lines = self.api.get("/metrics").raise_for_status().text.splitlines()
@@ -364,6 +375,8 @@ def _client(name: str, kubeconfig: Path, port: int, server: CertificatePair) -> 
         *("--bind-address=127.0.0.1", f"--secure-port={port}"),
         *(f"--tls-cert-file={server.certificate}", f"--tls-private-key-file={server.key}"),
         *("--leader-elect=false", "--kube-api-qps=500", "--kube-api-burst=1000"),
+        # As clusters have it: they say what they follow.
+        "--v=2",
     ]
 
 
