@@ -26,8 +26,12 @@ PEER_PROGRAM = (
     Path.home() / f".cache/alauda-image-registry/tools/distribution-{PEER_VERSION}/distribution"
 )
 WORKERS = 2
-SETTLE_SECONDS = 0.5
-"""The first answer comes from the first worker; this long later all of them are there."""
+QUIET_SECONDS = 0.3
+QUIET_SHARE = 0.1
+"""The first answer comes from the first worker. Who still starts others, or looks at its storage,
+would do that on the load's time: it is left alone until it takes no more than this share of a
+processor for so long."""
+PATIENCE_SECONDS = 30.0
 
 _PEER_CONFIGURATION = """\
 version: 0.1
@@ -234,8 +238,19 @@ def answering(
     with processes.started(
         command, log=log, ready=lambda: _answers(port, context), environment=environment
     ) as process:
-        time.sleep(SETTLE_SECONDS)
+        _wait_until_quiet(process.pid)
         yield process.pid
+
+
+def _wait_until_quiet(pid: int) -> None:
+    """Wait until a program has nothing left to do of its own."""
+    patience = time.monotonic() + PATIENCE_SECONDS
+    before = -1.0
+    while (now := processes.cpu_seconds(pid)) - before > QUIET_SECONDS * QUIET_SHARE:
+        if time.monotonic() > patience:
+            raise processes.PartFailed("the server has work of its own all the time")
+        before = now
+        time.sleep(QUIET_SECONDS)
 
 
 def _answers(port: int, context: ssl.SSLContext | None) -> bool:

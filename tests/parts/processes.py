@@ -101,6 +101,16 @@ def state_of(pid: int) -> str:
         return ""
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the processor's time that a process and those of its family have used."""
+    ticks = 0
+    for member in family_of(pid):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def peak_memory(pid: int) -> int:
     """Return the most resident memory that a process ever had, in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
