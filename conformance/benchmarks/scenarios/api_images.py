@@ -29,7 +29,7 @@ MOST_MEMORY = 300.0
 CUSTOM = GroupVersionResource("example.com", "v1", "images")
 PATHS = {"ours": "/apis/image.alauda.io/v1/images", "custom": CUSTOM.path()}
 _NAMESPACE = "bench"
-_CONTINUE = re.compile(rb'"continue":"([^"]*)"')
+_CONTINUE = re.compile(rb'"continue":"([^"]+)"')
 
 
 def run(bench: Bench) -> Section:
