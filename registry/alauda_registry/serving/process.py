@@ -7,6 +7,7 @@ force.
 """
 
 import asyncio
+import gc
 import signal
 import socket
 import time
@@ -21,6 +22,12 @@ from alauda_registry.serving.listening import BACKLOG
 from alauda_registry.serving.protocol import HttpProtocol
 from alauda_registry.serving.signals import GRACE_SECONDS, REPEAT_SECONDS, end_within
 from alauda_registry.serving.tls import Certificates
+
+_COLLECTIONS = (50_000, 10, 20)
+"""How many more objects there have to be before the collector looks through the youngest, and how
+often it does until it looks through older ones. All it finds are errors and the like that refer to
+themselves, and meanwhile it holds up everything else: for a fifth of a second with a thousand
+watches."""
 
 
 def configure(
@@ -114,6 +121,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.open(sockets)
         if self.started:
+            _spare_the_garbage_collector()
             self._on_started()
 
     async def open(self, sockets: list[socket.socket] | None) -> None:
@@ -153,3 +161,10 @@ class Server(uvicorn.Server):
             task.cancel()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def _spare_the_garbage_collector() -> None:
+    """Leave out what lives as long as the process, and look less often for what does not."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTIONS)

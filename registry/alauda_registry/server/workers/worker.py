@@ -1,7 +1,6 @@
 """One process that serves: the application, and what surrounds it. Here the pieces meet."""
 
 import asyncio
-import gc
 import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -44,8 +43,6 @@ from alauda_registry.storage.repositories import Health, Registry, StorageOption
 from alauda_registry.storage.timed import TimedDriver
 
 logger = logging.getLogger(__name__)
-
-_OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 
 class Worker:
@@ -109,7 +106,6 @@ class Worker:
             on_drain=self._drain,
             on_hangup=self._certificates.reload if self._certificates else lambda: None,
         )
-        _spare_the_garbage_collector()
         try:
             server.run(sockets=[sock])
         finally:
@@ -273,17 +269,6 @@ class Worker:
             interval = maintenance.upload_purging.interval.total_seconds()
             duties.append(lambda: _expire_uploads(registry, interval))
         return duties
-
-
-def _spare_the_garbage_collector() -> None:
-    """Leave out what lives as long as the process, and look less often for what does not.
-
-    Requests make little that refers to itself, and the collector would look through everything
-    that was imported, again and again, to find it.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
 
 
 def server_options(settings: Settings) -> ServerOptions:
