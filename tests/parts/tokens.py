@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import jwt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 ISSUER = "tokens.example"
@@ -46,7 +46,7 @@ def certified(
     is_authority: bool = False,
     name: str = "tokens",
     days: int = 1,
-    public: rsa.RSAPublicKey | None = None,
+    public: dsa.DSAPublicKey | rsa.RSAPublicKey | None = None,
 ) -> Certified:
     """Return a key with a certificate, signed by itself or by an authority.
 

@@ -46,6 +46,8 @@ from alauda_registry.auth.scopes import (
 KEPT_DECISIONS = 4096
 KEPT_USERS = 256
 
+_MOST_ANYTHING = 3
+
 
 def _pattern(globs: Iterable[str]) -> re.Pattern[str]:
     """Translate: ``**`` is anything, ``*`` and ``?`` stay within one part of a name."""
@@ -63,6 +65,9 @@ def _checked_glob(glob: str) -> str:
         raise ValueError(f"{glob!r} is no repository, such as team/app, team/* or **")
     if any(part.count("*") > 3 for part in glob.split("/")):
         raise ValueError(f"{glob!r} has too many * between two slashes: three are allowed")
+    # Each may have to be tried at every place of a name, for each place of those before it.
+    if glob.count("**") > _MOST_ANYTHING:
+        raise ValueError(f"{glob!r} has too many **: {_MOST_ANYTHING} are allowed")
     return glob
 
 

@@ -48,7 +48,12 @@ from alauda_registry.auth.scopes import CATALOG, DELETE, METRICS, PULL, PUSH, RE
 from alauda_registry.auth.throttle import FREE_FROM_ADDRESS, Throttle, network_of
 from alauda_registry.kube.client import KubeClient, ResourceAttributes, UserInfo
 from alauda_registry.kube.errors import Forbidden, KubeError
-from alauda_registry.oci.errors import AuthorityUnavailable, NameInvalid, Unauthorized
+from alauda_registry.oci.errors import (
+    AuthorityUnavailable,
+    NameInvalid,
+    TooManyRequests,
+    Unauthorized,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +108,7 @@ class KubernetesAuthenticator(Authenticator):
         token = credentials.password if isinstance(credentials, Basic) else credentials.token
         # Nothing that somebody could log in with is kept.
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-        identity = await self._reviews.get(digest, lambda: self._review(token, digest, address))
+        identity = await self._find(token, digest, address)
         if identity is None:
             raise Unauthorized(
                 "the token is not one of this cluster, or not any more: log in with a new one, "
@@ -111,6 +116,22 @@ class KubernetesAuthenticator(Authenticator):
                 error="invalid_token",
             )
         return Caller(identity, known_until=self._reviews.known_until(digest))
+
+    async def _find(self, token: str, digest: bytes, address: str) -> Identity | None:
+        has_asked = False
+
+        def review() -> Coroutine[Any, Any, Identity | None]:
+            nonlocal has_asked
+            has_asked = True
+            return self._review(token, digest, address)
+
+        while True:
+            try:
+                return await self._reviews.get(digest, review)
+            except TooManyRequests:
+                if has_asked:
+                    raise
+                # It was too early for somebody else, who asked about the same token first.
 
     async def _review(self, token: str, digest: bytes, address: str) -> Identity | None:
         if len(token) > tokens.LONGEST_TOKEN or not token.isascii():
@@ -261,7 +282,9 @@ def _identity_in(certificate: Certificate) -> Identity:
     """
     identity = _read_certificate(certificate.der)
     if identity is None:
-        raise Unauthorized("the client certificate names no user: its subject has no common name")
+        raise Unauthorized(
+            "the client certificate names no user: its subject has no common name that can be read"
+        )
     if identity.expires is not None and identity.expires <= datetime.now(UTC).timestamp():
         raise Unauthorized("the client certificate has expired: connect again with a new one")
     return identity
@@ -269,12 +292,17 @@ def _identity_in(certificate: Certificate) -> Identity:
 
 @lru_cache(CERTIFICATES_KEPT)
 def _read_certificate(der: bytes) -> Identity | None:
-    certificate = x509.load_der_x509_certificate(der)
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        subject = certificate.subject
+    except (ValueError, x509.InvalidVersion):
+        # Of kinds of text that nobody uses any more, though its signature is right.
+        return None
+    names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     # Of several the last, as Go's library reads them.
     if not names or not names[-1].value:
         return None
-    groups = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    groups = subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
     return Identity(
         str(names[-1].value),

@@ -35,6 +35,9 @@ MOST_REFUSED = 100
 well: that they are let in and others are not tells a guesser which password is right."""
 
 
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+
+
 class Throttle:
     """Counts failures.
 
@@ -151,12 +154,17 @@ class Throttle:
 def network_of(address: str) -> str:
     """Return what counts as one address.
 
-    That is the address, or of IPv6 the network of a customer: who has one there has them all.
+    That is the address, or of IPv6 the network of a customer: who has one there has them all. An
+    IPv4 address that is written as one of IPv6 (RFC 4291, section 2.5.5.2; RFC 6052) is itself.
     """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
     if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        if parsed in _TRANSLATED:
+            return str(ipaddress.IPv4Address(parsed.packed[-4:]))
         return str(ipaddress.ip_network((parsed, 64), strict=False))
     return address

@@ -10,6 +10,7 @@ fetched from where a token says (``jku``, ``x5u``).
 import base64
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,8 @@ from alauda_registry.auth.scopes import Grants
 from alauda_registry.auth.tokens import TokenInvalid
 from alauda_registry.oci.errors import Unauthorized
 
+logger = logging.getLogger(__name__)
+
 LEEWAY_SECONDS = 60
 """By which the clocks of the token server and ours may differ; distribution's."""
 
@@ -59,6 +62,12 @@ ASYMMETRIC = (
     *("EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"),
 )
 """Distribution's default: what a public key verifies."""
+
+_NO_KEY = (
+    *(ValueError, KeyError, TypeError, AttributeError),
+    *(UnsupportedAlgorithm, jwt.PyJWTError),
+)
+"""What reading something else than a key of a known kind raises."""
 
 SYMMETRIC = ("HS256", "HS384", "HS512")
 """With secrets of the jwks file, and only when they are asked for."""
@@ -98,29 +107,39 @@ def read_certificates(contents: Sequence[bytes]) -> TrustedKeys:
     except ValueError as error:
         raise FileInvalid("auth.token.rootcertbundle has no certificates in PEM") from error
     keys: dict[str, VerifyingKey | _Secret] = {}
-    for root in roots:
-        found = verifying_key(root.public_key())
+    for number, root in enumerate(roots, 1):
+        try:
+            found = verifying_key(root.public_key())
+        except (UnsupportedAlgorithm, ValueError) as error:
+            raise FileInvalid(
+                f"certificate {number} of auth.token.rootcertbundle has a key of a kind that "
+                "tokens are not signed with: take it out"
+            ) from error
         keys |= {found.kid: found, libtrust_id(found.key): found}
     return TrustedKeys(tuple(roots), keys)
 
 
 def read_jwks(contents: Sequence[bytes]) -> TrustedKeys:
-    """Read a JSON Web Key Set (RFC 7517).
+    """Read a JSON Web Key Set (RFC 7517), and pass over keys in it that cannot be used (section 5).
 
     Raises:
-        FileInvalid: It is none, or a key in it cannot be used.
+        FileInvalid: It is none, or no key in it can be used.
     """
     keys: dict[str, VerifyingKey | _Secret] = {}
     for content in contents:
         try:
-            entries = json.loads(content)["keys"]
-            for entry in entries:
-                found = _read_jwk(entry)
-                keys[str(entry.get("kid") or thumbprint(entry))] = found
-        except (ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
-            raise FileInvalid(
-                "auth.token.jwks is no JSON Web Key Set whose keys are EC, RSA, Ed25519 or oct"
-            ) from error
+            entries = [dict(entry) for entry in json.loads(content)["keys"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FileInvalid("auth.token.jwks is no JSON Web Key Set") from error
+        for number, entry in enumerate(entries, 1):
+            try:
+                keys[str(entry.get("kid") or thumbprint(entry))] = _read_jwk(entry)
+            except FileInvalid as error:
+                logger.warning("key %d of auth.token.jwks is passed over: %s", number, error)
+            except _NO_KEY:
+                logger.warning("key %d of auth.token.jwks is passed over: it is no key", number)
+    if not keys:
+        raise FileInvalid("auth.token.jwks has no key that is EC, RSA, Ed25519 or oct")
     return TrustedKeys((), keys)
 
 

@@ -155,9 +155,12 @@ def _plain(address: str) -> str:
     elif address.count(":") == 1:
         address = address.partition(":")[0]
     try:
-        return str(ipaddress.ip_address(address))
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return ""
+    # As proxies write IPv4 clients that came to a socket for both families.
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)
 
 
 def _nearest(value: str) -> list[str]:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from typing_extensions import override
 
+from alauda_registry.auth import kubernetes
 from alauda_registry.auth.authenticator import ANONYMOUS, Basic, Bearer, Certificate, Identity
 from alauda_registry.auth.failures import Failures
 from alauda_registry.auth.kubernetes import (
@@ -243,6 +244,23 @@ async def test_guesses_that_come_at_once_are_asked_about_in_turns() -> None:
     await authenticator.authenticate(Bearer("good"), "192.0.2.2")
 
 
+async def test_who_waits_for_an_answer_with_a_guesser_is_not_refused_with_him() -> None:
+    client = InMemoryKubeClient({"good": (ROBOT, frozenset())})
+    authenticator = KubernetesAuthenticator(client, Throttle())
+    guesses = [f"guess-{number}" for number in range(FREE_FROM_ADDRESS)]
+    answers = await asyncio.gather(
+        *(authenticator.authenticate(Bearer(guess), ADDRESS) for guess in guesses),
+        # Both wait for their turn, the second one for the first.
+        authenticator.authenticate(Bearer("good"), ADDRESS),
+        authenticator.authenticate(Bearer("good"), "192.0.2.2"),
+        return_exceptions=True,
+    )
+
+    *_, guesser, other = answers
+    assert isinstance(guesser, TooManyRequests)
+    assert not isinstance(other, BaseException)
+
+
 async def test_who_stops_waiting_for_an_answer_has_not_guessed() -> None:
     class Slow(InMemoryKubeClient):
         is_slow = True
@@ -264,6 +282,20 @@ async def test_who_stops_waiting_for_an_answer_has_not_guessed() -> None:
 
     client.is_slow = False
     await authenticator.authenticate(Bearer("good"), ADDRESS)
+
+
+async def test_what_is_remembered_is_bounded(
+    client: InMemoryKubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "REVIEWS_KEPT", 4)
+    authenticator = KubernetesAuthenticator(client, Throttle())
+    authorizer = KubernetesAuthorizer(client)
+    for number in range(10):
+        client.tokens[f"t{number}"] = (ROBOT, frozenset())
+        await authenticator.authenticate(Bearer(f"t{number}"), ADDRESS)
+        await authorizer.allows(ANONYMOUS, repository("pull", f"team/app{number}"))
+
+    assert (len(authenticator._reviews), len(authorizer._reviews)) == (4, 4)
 
 
 async def test_decision_is_remembered_for_its_user_only(
@@ -386,6 +418,17 @@ async def test_of_several_names_in_a_certificate_the_last_counts(
     der = certificate.public_bytes(serialization.Encoding.DER)
     caller = await authenticator.authenticate(Certificate(der), ADDRESS)
     assert caller.identity.name == "alice"
+
+
+async def test_certificate_whose_name_is_of_a_kind_of_text_that_is_no_more_is_nobodys(
+    authenticator: KubernetesAuthenticator, tmp_path: Path
+) -> None:
+    utf8, teletex = b"\x0c\x05alice", b"\x14\x05alic\xe9"
+    der = _der(tmp_path, "alice")
+    assert utf8 in der
+
+    with pytest.raises(Unauthorized, match="names no user"):
+        await authenticator.authenticate(Certificate(der.replace(utf8, teletex)), ADDRESS)
 
 
 async def test_certificate_that_has_expired_since_the_handshake_is_nobodys(

@@ -100,6 +100,17 @@ def test_an_ipv6_network_is_one_address(throttle: Throttle) -> None:
     assert wait_of(throttle, "2001:db8:0:1::1", "alice") == 0
 
 
+@pytest.mark.parametrize("prefix", ["::ffff:", "64:ff9b::"])
+def test_an_ipv4_address_is_itself_also_where_it_is_written_as_one_of_ipv6(
+    throttle: Throttle, prefix: str
+) -> None:
+    for number in range(FREE_FROM_ADDRESS + 5):
+        wait_of(throttle, f"{prefix}198.51.100.1", f"user{number}")
+
+    assert wait_of(throttle, "198.51.100.1", "alice") > 0
+    assert wait_of(throttle, f"{prefix}198.51.100.2", "alice") == 0
+
+
 def test_who_gets_it_right_begins_anew_and_the_address_does_not(throttle: Throttle) -> None:
     for number in range(FREE_FROM_ADDRESS):
         fail(throttle, "192.0.2.1", f"user{number}")

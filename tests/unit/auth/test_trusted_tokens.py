@@ -15,7 +15,7 @@ import anyio
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 
 from alauda_registry.auth import trusted_tokens
 from alauda_registry.auth.authenticator import Basic, Bearer, Caller
@@ -523,6 +523,49 @@ async def test_a_key_set_that_is_none_is_explained(content: bytes, tmp_path: Pat
 
     with pytest.raises(FileInvalid, match="jwks"):
         Watched([path], read_jwks)
+
+
+async def test_keys_of_a_set_that_cannot_be_used_are_passed_over(
+    root: Certified, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = rsa.generate_private_key(65537, 1024).public_key()
+    secret = "c2VjcmV0"
+    path = tmp_path / "jwks.json"
+    keys = [
+        {"kty": "OKP", "crv": "X25519", "x": "A" * 43},
+        {"kty": "AKP", "alg": "ML-DSA-44", "pub": "A" * 43},
+        jwt.algorithms.RSAAlgorithm.to_jwk(small, as_dict=True) | {"use": "enc"},
+        {"kty": "oct", "k": [secret]},
+        public_jwk(root.key.public_key()) | {"kid": "good"},
+    ]
+    path.write_text(json.dumps({"keys": keys}))
+
+    tokens = TrustedTokens(TokenServer(ISSUER, SERVICE), [Watched([path], read_jwks)])
+
+    await accepted(tokens, sign(claims(), root.key, "ES256", kid="good"))
+    assert [f"key {number} of auth.token.jwks is passed over" in caplog.text for number in (1, 4)]
+    assert caplog.text.count("is passed over") == 4
+    assert secret not in caplog.text
+
+
+async def test_a_bundle_with_a_key_of_another_kind_is_explained(tmp_path: Path) -> None:
+    odd = certified(public=dsa.generate_private_key(1024).public_key())
+    path = write_bundle(tmp_path / "bundle.pem", odd)
+
+    with pytest.raises(FileInvalid, match="kind that"):
+        Watched([path], read_certificates)
+
+
+async def test_remembered_tokens_are_bounded(
+    root: Certified, kid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trusted_tokens, "KEPT_TOKENS", 4)
+    bundle = Watched([write_bundle(tmp_path / "bundle.pem", root)], read_certificates)
+    tokens = TrustedTokens(TokenServer(ISSUER, SERVICE), [bundle])
+    for number in range(10):
+        await accepted(tokens, sign(claims(jti=str(number)), root.key, "ES256", kid=kid))
+
+    assert len(tokens._verified) == 4
 
 
 async def test_access_of_one_resource_adds_up(

@@ -107,6 +107,13 @@ def test_a_host_that_is_none_becomes_our_address(host: str) -> None:
     )
 
 
+def test_ipv4_clients_are_told_apart_however_proxies_write_them() -> None:
+    hops = "::ffff:203.0.113.9, ::ffff:10.0.0.2"
+
+    for headers in ({"x_forwarded_for": hops}, {"forwarded": 'for="[::ffff:203.0.113.9]:80"'}):
+        assert PROXIES.origin(scope("10.0.0.1", **headers)).address == "203.0.113.9"
+
+
 def test_an_ipv4_client_of_an_ipv6_socket_is_one() -> None:
     assert PROXIES.origin(
         scope("::ffff:10.0.0.1", x_forwarded_for="203.0.113.9")
