@@ -33,12 +33,14 @@ class Request:
         method: HTTP's.
         path: With places for the repository and digests.
         statuses: By answer: `ok`, `other`.
+        scope: What a challenge asks for, with a place for the repository; empty for nothing.
     """
 
     name: str
     method: str
     path: str
     statuses: Mapping[str, int]
+    scope: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def load() -> dict[str, Mode]:
     """Read the file."""
     content = yaml.safe_load(DATA.read_text())
     requests = {
-        name: Request(name, found["method"], found["path"], {**found})
+        name: Request(name, found["method"], found["path"], {**found}, found.get("scope", ""))
         for name, found in content["requests"].items()
     }
     return {
@@ -98,10 +100,11 @@ def render() -> str:
     content = yaml.safe_load(DATA.read_text())
     lines = [_INTRODUCTION, "| cell | answer |", "|---|---|"]
     lines += [f"| {name} | {text} |" for name, text in content["answers"].items()]
-    lines += ["", "| column | request | done |", "|---|---|---|"]
+    lines += ["", "| column | request | done | scope of the challenge |", "|---|---|---|---|"]
     for name, found in content["requests"].items():
         statuses = " or ".join(str(found[key]) for key in ("ok", "other") if key in found)
-        lines.append(f"| {name} | `{found['method']} {found['path']}` | {statuses} |")
+        scope = f"`{found['scope']}`" if "scope" in found else ""
+        lines.append(f"| {name} | `{found['method']} {found['path']}` | {statuses} | {scope} |")
     for mode in load().values():
         lines += ["", f"## {mode.title}", ""]
         lines.append("| who | " + " | ".join(request.name for request in mode.requests) + " |")

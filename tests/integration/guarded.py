@@ -19,7 +19,7 @@ from alauda_registry.server.opening.authentication import KEY_FILE
 from alauda_registry.storage import paths
 from tests.parts import cluster_registry, registry
 from tests.parts.certificates import CertificatePair
-from tests.parts.cluster_registry import Binding
+from tests.parts.cluster_registry import PEOPLE, Binding
 from tests.parts.control_plane import ControlPlane
 from tests.parts.registry import Server
 
@@ -81,6 +81,8 @@ class Guarded:
     """What somebody logs in with."""
     certified: Callable[[str, Sequence[str]], httpx.Client] | None = None
     """Opens connections as a user of some groups who has a client certificate."""
+    token_for: Callable[[str, str], str] | None = None
+    """Returns a token of a service account that is meant for somebody else than the cluster."""
 
     @property
     def url(self) -> str:
@@ -248,6 +250,7 @@ def by_cluster(
             client=client,
             password=passwords.__getitem__,
             certified=certified,
+            token_for=lambda name, audience: plane.token(PEOPLE, name, audiences=[audience]),
         )
 
 

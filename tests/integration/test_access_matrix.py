@@ -129,6 +129,9 @@ def headers_of(row: Row, place: Guarded) -> dict[str, str]:
             return {"Authorization": value}
         case {"token": [name, scope]}:
             return bearer(place.token(name, scope))
+        case {"audience": [name, audience]}:
+            assert place.token_for is not None
+            return basic("whoever", place.token_for(name, audience))
         case {"expired": [name, scope]}:
             return bearer(place.expired_token(name, scope))
         case _:
@@ -170,7 +173,9 @@ def challenge_of(answer: httpx.Response) -> dict[str, str]:
     return dict(re.findall(r'([a-z]+)="([^"]*)"', found))
 
 
-def check(answer: httpx.Response, expected: str, request: Request, place: Guarded) -> None:
+def check(
+    answer: httpx.Response, expected: str, request: Request, row: Row, place: Guarded
+) -> None:
     match expected:
         case "ok" | "other":
             assert answer.status_code == request.statuses[expected]
@@ -186,7 +191,7 @@ def check(answer: httpx.Response, expected: str, request: Request, place: Guarde
             assert challenge.get("error") == errors.get(expected)
             assert challenge["service"] == place.service
             assert challenge["realm"] == (place.realm or f"{place.url}/token")
-            assert ("scope" in challenge) == (request.name != "ping")
+            assert challenge.get("scope", "") == request.scope.format(repository=row.repository)
     assert answer.status_code == status
     if request.method != "HEAD":
         (error,) = answer.json()["errors"]
@@ -204,7 +209,7 @@ def test_every_cell_is_what_the_table_says(name: str, guarded: Callable[[str], G
         for request, expected in zip(mode.requests, row.answers, strict=True):
             answer = send(place, request, row, headers, client)
             try:
-                check(answer, expected, request, place)
+                check(answer, expected, request, row, place)
             except AssertionError as error:
                 reason = str(error).splitlines()[0] if str(error) else ""
                 wrong.append(
