@@ -352,7 +352,7 @@ async def test_a_page_may_be_of_one_name(pair: Pair) -> None:
     assert await pages(pair.reader, 5, name="c") == [replace(both[0], items=[], left=0)]
 
 
-@pytest.mark.parametrize("token", ["nonsense", "-1", "e30", "\u00e4"])
+@pytest.mark.parametrize("token", ["nonsense", "-1", "e30", "\u00e4", "9" * 5000])
 async def test_a_token_that_is_none_is_refused(pair: Pair, token: str) -> None:
     made = await pair.writer.create(key("app"), document("app"))
 

@@ -17,6 +17,8 @@ _VERBS = frozenset(
         *("post", "put", "head"),
     }
 )
+_METHODS = {"create": "post", "update": "put"}
+"""Verbs that kube-apiserver counts under the names of their methods."""
 
 
 class Metrics:
@@ -65,15 +67,16 @@ class Metrics:
     def labels(self, attributes: Attributes) -> tuple[str, ...]:
         """Return what a request is counted under."""
         verb = attributes.verb if attributes.verb in _VERBS else "other"
+        said = _METHODS.get(verb, verb).upper()
         if not isinstance(attributes, ResourceAttributes) or attributes.group != GROUP.name:
-            return verb.upper(), "", "", "", "", ""
+            return said, "", "", "", "", ""
         resource, part = attributes.resource, attributes.subresource
         if part not in self._parts.get(resource, ()):
-            return verb.upper(), GROUP.name, "", "", "", ""
+            return said, GROUP.name, "", "", "", ""
         scope = "namespace" if attributes.namespace else "cluster"
-        if attributes.namespace and attributes.name:
+        if attributes.name or verb == "create":
             scope = "resource"
-        return verb.upper(), GROUP.name, GROUP.version, resource, part, scope
+        return said, GROUP.name, GROUP.version, resource, part, scope
 
     def answered(self, labels: tuple[str, ...], code: int, seconds: float) -> None:
         """Count an answer."""

@@ -161,7 +161,10 @@ class ImageApiServer:
                 Metrics(kinds.resources),
                 lambda: trust.current,
             )
-            yield
+            try:
+                yield
+            finally:
+                front.opened = None
 
     def _read_certificates(self) -> list[bytes]:
         settings = self._settings

@@ -1,8 +1,8 @@
 """The ConfigMap that says whom to believe, as it is now.
 
-kube-apiserver writes ``kube-system/extension-apiserver-authentication``. Its absence is no error:
-then nobody is believed, and only tokens count, until it comes. What it said last stays when it goes
-or cannot be read.
+kube-apiserver writes ``kube-system/extension-apiserver-authentication``. As long as it is not there
+nobody is believed, only tokens count, and this server is not ready. What it said last stays when it
+goes or cannot be read.
 """
 
 import logging
@@ -60,10 +60,9 @@ class FollowedTrust:
         except TrustInvalid as error:
             self._complain(f"cannot be used: {error}; keeping what it said before")
             return
-        if read == self.current:
-            return
-        self.current = read
-        self._on_change()
+        is_new, self.current = read != self.current, read
+        if is_new:
+            self._on_change()
         if not read.proxy_authorities:
             self._complain(
                 "names no front proxy: give kube-apiserver --requestheader-client-ca-file, or "
@@ -77,7 +76,8 @@ class FollowedTrust:
             )
         else:
             self._complaint = ""
-            logger.info("%s/%s was read", NAMESPACE, NAME)
+            if is_new:
+                logger.info("%s/%s was read", NAMESPACE, NAME)
 
     def _complain(self, what: str) -> None:
         complaint = f"the ConfigMap {NAMESPACE}/{NAME} {what}"

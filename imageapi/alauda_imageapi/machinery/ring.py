@@ -8,6 +8,7 @@ and is told then.
 
 import asyncio
 import bisect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from weakref import WeakSet, WeakValueDictionary
@@ -19,7 +20,10 @@ from alauda_imageapi.machinery.store import (
     Event,
     EventType,
     StoreError,
+    StoreUnavailable,
 )
+
+logger = logging.getLogger(__name__)
 
 _FEWEST_ROWS = 20
 
@@ -183,6 +187,10 @@ class Selection:
         except StoreError as error:
             # Theirs alone: the others go on.
             self.trouble, self.has_news = error.with_traceback(None), True
+            return
+        except Exception:
+            logger.exception("a watch cannot go on: unforeseen")
+            self.trouble, self.has_news = StoreUnavailable("the log says why"), True
             return
         if picked is not None:
             self._events.append(picked)

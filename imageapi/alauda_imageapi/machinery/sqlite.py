@@ -41,6 +41,9 @@ from alauda_imageapi.machinery.store import (
     TooNew,
 )
 
+_DIGITS = 18
+"""Of the largest number that a page may begin at."""
+
 
 class SQLiteStore:
     """Implements :class:`~alauda_imageapi.machinery.store.ObjectStore`; made by :meth:`opened`."""
@@ -135,7 +138,7 @@ class SQLiteStore:
         items = snapshot.items
         if name:
             items = [item for item in items if item.key.name == name]
-        if token and not (token.isascii() and token.isdecimal()):
+        if token and not (token.isascii() and token.isdecimal() and len(token) <= _DIGITS):
             raise TokenInvalid
         begin = int(token or 0)
         end = begin + limit

@@ -216,15 +216,19 @@ class ApiServerClient:
                 return response.status, await response.read()
 
         try:
+            is_repeated = False
             try:
                 status, content = await ask()
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                 # It may just have closed a connection that was idle.
+                is_repeated = True
                 status, content = await ask()
         except _TROUBLE as error:
             raise _unreachable(error) from error
         if status >= _BAD_REQUEST:
-            raise refusal(status, doing, content)
+            refused = refusal(status, doing, content)
+            refused.is_repeated = is_repeated
+            raise refused
         return content
 
     @asynccontextmanager

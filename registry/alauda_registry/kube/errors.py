@@ -22,6 +22,9 @@ cause.
 class KubeError(Exception):
     """The API server did not answer what we asked."""
 
+    is_repeated = False
+    """Whether it was asked twice, as the first answer did not come: it may have done it then."""
+
 
 class Unreachable(KubeError):
     """It could not be asked, or was not able to answer; later it may be."""

@@ -52,6 +52,7 @@ class Followed:
         self._objects: dict[tuple[str, str], Manifest] = {}
         self._revision = ""
         self._pause = _FIRST_PAUSE
+        self._is_futile = False
         self.is_known = False
         """Whether there was an answer yet; what was known stays so."""
         self.trouble = f"{of.resource} were not read yet"
@@ -68,6 +69,7 @@ class Followed:
     async def run(self) -> None:
         """Follow, until cancelled."""
         while True:
+            self._is_futile = True
             try:
                 if not self._revision:
                     await self._list()
@@ -78,6 +80,8 @@ class Followed:
                 if self.trouble != str(error):
                     logger.warning("%s are not followed: %s", self._of.resource, error)
                 self.trouble = str(error)
+            if self._is_futile:
+                # Also where it was ended at once: something may do that to every watch.
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
                 await asyncio.sleep(self._pause * spread)
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE)
@@ -99,6 +103,7 @@ class Followed:
 
     def _take(self, event: WatchEvent) -> None:
         self._reach(str(event.revision))
+        self._is_futile, self._pause = False, _FIRST_PAUSE
         if event.type == "BOOKMARK":
             return
         if event.type == "DELETED":
@@ -109,7 +114,6 @@ class Followed:
 
     def _reach(self, revision: str) -> None:
         self._revision = revision
-        self._pause = _FIRST_PAUSE
         self.is_known, self.trouble = True, ""
 
 

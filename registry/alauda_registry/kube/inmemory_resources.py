@@ -51,8 +51,8 @@ class InMemoryResources:
     Args:
         namespaces: Those that there are, and whether each is ending; None: all, and none is.
         trouble: Raised by every call, if set; watches that are open end with it, too.
-        lost_answers: So many answers to objects that are made or changed do not arrive, from now
-            on.
+        lost_answers: So many answers to objects that are made, changed or deleted do not arrive,
+            from now on.
         requests: What was asked so far: verb and resource.
     """
 
@@ -157,6 +157,11 @@ class InMemoryResources:
             raise Conflict("the object is another one, or has been modified")
         if not metadata.get("finalizers"):
             self._write(of, "DELETED", copy.deepcopy(now))
+            if self.lost_answers:
+                self.lost_answers -= 1
+                refused = NotFound(f'{of.resource} "{name}" not found', of.resource)
+                refused.is_repeated = True
+                raise refused
             return None
         left = copy.deepcopy(now)
         left["metadata"]["deletionTimestamp"] = _NOW

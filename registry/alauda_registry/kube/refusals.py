@@ -37,13 +37,13 @@ def refusal(status: int, doing: str, content: bytes) -> KubeError:
     document = _status(content)
     said = str(document.get("message", ""))[:_LONGEST_REASON] if document else "no Status object"
     message = f"the API server answers {status} to {doing}: {said}"
-    details = document.get("details") or {}
+    details = document.get("details")
+    details = details if isinstance(details, dict) else {}
     match status:
         case HTTPStatus.UNAUTHORIZED:
             return Forbidden(message)
         case HTTPStatus.FORBIDDEN:
-            causes = [cause.get("reason") for cause in details.get("causes") or ()]
-            is_ending = "NamespaceTerminating" in causes
+            is_ending = "NamespaceTerminating" in _reasons(details.get("causes"))
             return NamespaceTerminating(message) if is_ending else Forbidden(message)
         case HTTPStatus.NOT_FOUND:
             # Of a kind that it does not know it says 404 as well, but not what was not found.
@@ -68,10 +68,15 @@ def refusal(status: int, doing: str, content: bytes) -> KubeError:
             return Unreachable(message)
 
 
+def _reasons(causes: object) -> list[object]:
+    found = causes if isinstance(causes, list) else []
+    return [cause.get("reason") for cause in found if isinstance(cause, dict)]
+
+
 def _status(content: bytes) -> dict[str, Any]:
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     is_status = isinstance(document, dict) and document.get("kind") == "Status"
     return document if is_status else {}

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 import orjson
 
@@ -18,6 +19,7 @@ from alauda_registry.kube.resources import (
     WatchEvent,
 )
 
+_EVENTS = ("ADDED", "MODIFIED", "DELETED")
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _LIST_SECONDS = 30.0
 _WATCH_SECONDS = (240, 300)
@@ -63,11 +65,16 @@ class ApiServerResources:
                 seconds=_LIST_SECONDS,
             )
         )
-        metadata = found["metadata"]
+        metadata, items = found.get("metadata"), found.get("items")
+        items = [] if items is None else items
+        if not isinstance(metadata, dict) or not _has_revision(metadata):
+            raise Unreachable(f"the API server's list of {of.resource} has no revision")
+        if not isinstance(items, list) or not all(map(_is_object, items)):
+            raise Unreachable(f"the API server's list of {of.resource} has something else in it")
         return Page(
             metadata["resourceVersion"],
-            found.get("items") or (),
-            metadata.get("continue", ""),
+            items,
+            str(metadata.get("continue") or ""),
             metadata.get("remainingItemCount"),
         )
 
@@ -143,9 +150,25 @@ async def _events(lines: AsyncIterator[bytes], doing: str) -> AsyncIterator[Watc
         found = event.get("object")
         if not isinstance(found, dict):
             raise Unreachable("the API server's event has no object")
-        if event.get("type") == "ERROR":
-            raise refusal(int(found.get("code", 500)), doing, json.dumps(found).encode())
-        yield WatchEvent(event["type"], found)
+        kind = event.get("type")
+        if kind == "ERROR":
+            code = found.get("code")
+            code = code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR
+            raise refusal(code, doing, json.dumps(found).encode())
+        is_known = kind == "BOOKMARK" or (kind in _EVENTS and _is_object(found))
+        if not is_known or not _has_revision(found.get("metadata")):
+            raise Unreachable(f"the API server's event is none of {doing}")
+        yield WatchEvent(str(kind), found)
+
+
+def _has_revision(metadata: object) -> bool:
+    revision = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+    return isinstance(revision, str) and revision.isascii() and revision.isdecimal()
+
+
+def _is_object(found: object) -> bool:
+    metadata = found.get("metadata") if isinstance(found, dict) else None
+    return isinstance(metadata, dict) and isinstance(metadata.get("name"), str)
 
 
 def _object(content: bytes) -> Manifest:

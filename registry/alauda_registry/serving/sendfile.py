@@ -152,11 +152,12 @@ class FileSender:
     async def _flush(self) -> None:
         if not self._transport.get_write_buffer_size():
             return
+        low, high = self._transport.get_write_buffer_limits()
         self._transport.set_write_buffer_limits(high=0)
         try:
             await self._flow.drain()
         finally:
-            self._transport.set_write_buffer_limits()
+            self._transport.set_write_buffer_limits(high, low)
 
     async def _send(self, socket: int, file: int, offset: int, count: int) -> None:
         end = offset + count

@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from typing_extensions import override
 
 from alauda_registry.kube.errors import Unreachable
 from alauda_registry.kube.following import Followed
 from alauda_registry.kube.inmemory_resources import InMemoryResources
-from alauda_registry.kube.resources import GroupVersionResource, Manifest
+from alauda_registry.kube.resources import GroupVersionResource, Manifest, WatchEvent
 
 pytestmark = pytest.mark.anyio
 
@@ -109,3 +110,21 @@ async def test_a_past_that_is_forgotten_is_read_anew() -> None:
 
         await eventually(lambda: followed.get("a", "team") is None)
     assert cluster.requests.count(("list", "configmaps")) == 2
+
+
+async def test_watches_that_are_ended_at_once_are_opened_more_and_more_seldom() -> None:
+    class Impatient(InMemoryResources):
+        @override
+        @asynccontextmanager
+        async def watch(
+            self, of: GroupVersionResource, revision: str, *, namespace: str = "", name: str = ""
+        ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+            self.compact()
+            async with super().watch(of, "0", namespace=namespace, name=name) as events:
+                yield events
+
+    cluster = Impatient()
+    async with running(Followed(cluster, CONFIG_MAPS)):
+        await anyio.sleep(1)
+
+    assert cluster.requests.count(("watch", "configmaps")) <= 3

@@ -55,6 +55,7 @@ async def test_file_does_not_overtake_what_the_transport_still_holds(tmp_path: P
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     transport, protocol = await loop.create_connection(Sending, sock=ours)
+    transport.set_write_buffer_limits(4000, 1000)
     path = tmp_path / "file"
     path.write_bytes(b"file")
     with theirs, path.open("rb") as file:
@@ -67,9 +68,11 @@ async def test_file_does_not_overtake_what_the_transport_still_holds(tmp_path: P
         while sum(map(len, received)) < 2**22 + 4:
             received.append(await loop.sock_recv(theirs, 2**20))
         await task
+        kept = transport.get_write_buffer_limits()
         transport.close()
 
     assert held > 0
+    assert kept == (1000, 4000)
     assert b"".join(received) == bytes(2**22) + b"file"
 
 

@@ -175,10 +175,11 @@ class Record(Stored):
         """
         try:
             text = _READERS[self.origin.schema](self._kept)
+            _require_object(text)
             before, mark, after = text.partition(b'"metadata":{')
             if not mark:
                 raise ValueError("there are no metadata")
-        except (ValueError, zlib.error) as error:
+        except (ValueError, RecursionError, zlib.error) as error:
             raise Unreadable(f"the record of {_say(self.key)} is damaged: {error}") from error
         revision = b'"resourceVersion":"%d"' % self.revision
         comma = b"" if after.startswith(b"}") else b","
@@ -291,6 +292,22 @@ def _read_zlib(packed: bytes) -> bytes:
     if not unpacking.eof:
         raise ValueError("it is cut, or too large")
     return text
+
+
+def _require_object(text: bytes) -> None:
+    """See that a document has what is relied upon before its kind has looked at it.
+
+    Raises:
+        ValueError: It has not.
+    """
+    document = objects.decode(text)
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError("it is no object with metadata")
+    for name in ("labels", "annotations"):
+        words = metadata.get(name) or {}
+        if not isinstance(words, dict) or not all(isinstance(of, str) for of in words.values()):
+            raise ValueError(f"its {name} are none")
 
 
 _LARGEST = 64 * 2**20

@@ -81,6 +81,9 @@ class History:
                     break
                 except KubeError as error:
                     logger.info("earlier %s are not known: %s", self._kind.of.resource, error)
+                except Exception:
+                    logger.exception("earlier %s are not known: unforeseen", self._kind.of.resource)
+                    break
             self._is_gone = True
             # Whoever waits for it hears that it is not known any more.
             self.ring.reset(self.end)

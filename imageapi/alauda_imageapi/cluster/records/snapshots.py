@@ -29,6 +29,7 @@ from alauda_imageapi.machinery.store import (
 )
 from alauda_registry.kube.errors import Expired, Rejected
 from alauda_registry.kube.resources import ListQuery, Manifest, ResourceClient
+from alauda_registry.storage.together import together
 
 _PAGE = 1000
 _AT_ONCE = 8
@@ -97,7 +98,10 @@ class Snapshots:
             raise TokenInvalid from error
         if query.revision not in ("", page.revision):
             raise TokenInvalid
-        items = await self._found(page.items, self._saw(page.revision))
+        try:
+            items = await self._found(page.items, self._saw(page.revision))
+        except Expired as error:
+            raise Compacted from error
         left = page.remaining
         return Page(int(page.revision), items, page.token, left if page.token else 0)
 
@@ -105,9 +109,6 @@ class Snapshots:
         """Return the state of a moment ago."""
         cache = self._cache
         await cache.wait_until_loaded()
-        for (of, _), unreadable in cache.unreadable.items():
-            if namespace in ("", of):
-                raise unreadable.with_traceback(None)
         return self._undone(cache.ring.reached, namespace)
 
     async def at(self, revision: int, namespace: str) -> Snapshot:
@@ -238,19 +239,22 @@ class Snapshots:
         """Return the records of which there are only metadata, as they were at a revision."""
         if not items:
             return []
-        slots = asyncio.Semaphore(_AT_ONCE)
 
         async def read(item: Manifest) -> Record:
             namespace, name = place_of(item)
             query = ListQuery(namespace=namespace, name=name, revision=revision)
-            async with slots:
-                page = await self._client.list(self._kind.of, query)
+            page = await self._client.list(self._kind.of, query)
+            if not page.items:
+                raise Expired(f"{name} was not there at {revision}")
             return self._cache.read(page.items[0])
 
-        return [*await asyncio.gather(*map(read, items))]
+        return await together(map(read, items), _AT_ONCE)
 
     def _undone(self, revision: int, namespace: str) -> Snapshot:
         cache = self._cache
+        for (of, _), unreadable in cache.unreadable.items():
+            if namespace in ("", of):
+                raise unreadable.with_traceback(None)
         state: dict[tuple[str, str], Stored] = {
             _position(record): record
             for record in cache.state.values()

@@ -42,6 +42,7 @@ from alauda_registry.kube.errors import (
     TooLarge,
 )
 from alauda_registry.kube.resources import ListQuery, Manifest, ResourceClient
+from alauda_registry.storage.together import together
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class RecordStore:
 
     async def _look_up(self, keys: Sequence[Key]) -> Mapping[Key, Stored]:
         if len(keys) <= _FEW:
-            read = await asyncio.gather(*map(self.get, keys))
+            read = await together(map(self.get, keys))
             return {stored.key: stored for stored in read if stored is not None}
         found: dict[Key, Stored] = {}
         for resource in {key.resource for key in keys}:
@@ -232,8 +233,10 @@ class RecordStore:
             with self._caches[key.resource].deletion(record.origin.uid) as deletion:
                 try:
                     await self._delete(key, manifest)
-                except NotFound:
-                    raise Missing from None
+                except NotFound as error:
+                    # It was there a moment ago: the answer to the first try may have been lost.
+                    if not error.is_repeated:
+                        raise Missing from None
                 except Conflict:
                     raise Changed from None
                 return await self._last_state(record, deletion)

@@ -86,27 +86,34 @@ class WatchCache:
         """Follow the records for ever."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            failures = 0
+            # Watches that brought nothing, one after the other: also those that were ended at once.
+            futile = 0
             while True:
+                futile += 1
                 try:
                     if not self._loaded.is_set():
                         await self._load()
                     async with self._client.watch(self._kind.of, str(self.ring.reached)) as events:
                         self.trouble = ""
                         async for event in events:
-                            failures = 0
+                            futile = 0
                             self._apply(event)
                 except Expired:
                     logger.info("%s are read again: the watch is too old", self._kind.of.resource)
                     self._loaded.clear()
                     self.trouble = "they are being read again"
                 except KubeError as error:
-                    failures += 1
-                    self.trouble = str(error)
                     # Told once, and not with every try.
-                    level = logging.WARNING if failures == 1 else logging.DEBUG
+                    level = logging.DEBUG if self.trouble == str(error) else logging.WARNING
                     logger.log(level, "%s are not followed: %s", self._kind.of.resource, error)
-                longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(failures, 10)) if failures else 0.0
+                    self.trouble = str(error)
+                except Exception:
+                    # Whatever it was: without this task nothing would ever be followed again.
+                    logger.exception("%s are read again: unforeseen", self._kind.of.resource)
+                    self._loaded.clear()
+                    self.state = {}
+                    self.trouble = "the log says why"
+                longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(futile, 10)) if futile else 0.0
                 await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 -- spread only
 
     async def wait_until_loaded(self) -> None:

@@ -108,3 +108,22 @@ async def test_an_account_that_may_not_read_it_is_told_so() -> None:
     cluster.disturb(Forbidden("the API server answers 403 to listing configmaps: no"))
     async with followed(cluster) as trust:
         await eventually(lambda: "answers 403" in trust.trouble)
+
+
+async def test_a_config_map_without_anything_is_not_said_to_be_absent(tmp_path: Path) -> None:
+    cluster = InMemoryResources()
+    async with followed(cluster) as trust:
+        await eventually(lambda: "is not there" in trust.trouble)
+
+        await cluster.create(CONFIG_MAPS, {**config_map(tmp_path), "data": {}})
+
+        await eventually(lambda: "--requestheader-client-ca-file" in trust.trouble)
+
+
+async def test_a_config_map_without_anything_is_complained_of_from_the_beginning(
+    tmp_path: Path,
+) -> None:
+    cluster = InMemoryResources()
+    await cluster.create(CONFIG_MAPS, {**config_map(tmp_path), "data": {}})
+    async with followed(cluster) as trust:
+        await eventually(lambda: "--requestheader-client-ca-file" in trust.trouble)

@@ -6,6 +6,7 @@ import random
 import zlib
 from binascii import a2b_base64
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,10 +23,12 @@ from alauda_imageapi.kinds.names import GROUP
 from alauda_imageapi.machinery.resources import Context
 from alauda_imageapi.machinery.store import (
     Changed,
+    Choice,
     Compacted,
     Event,
     Exists,
     Key,
+    Missing,
     NamespaceGone,
     ObjectTooLarge,
     StoreFull,
@@ -35,7 +38,7 @@ from alauda_imageapi.machinery.store import (
 from alauda_registry.kube.errors import NotServed, StorageFull, TooLarge, Unreachable
 from alauda_registry.kube.inmemory_resources import InMemoryResources
 from alauda_registry.kube.refusals import refusal
-from alauda_registry.kube.resources import GroupVersionResource, ListQuery, Page
+from alauda_registry.kube.resources import GroupVersionResource, ListQuery, Page, WatchEvent
 from tests.unit.imageapi.apis import DIGEST, mapping, open_records, opened, stream
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +86,19 @@ async def test_a_lost_answer_to_an_update_is_made_good(
     assert changed.object()["n"] == 2
     with pytest.raises(Changed):
         await store.update(KEY, document(n=2), expected=made.revision)
+
+
+async def test_a_lost_answer_to_a_deletion_is_made_good(
+    cluster: InMemoryResources, store: RecordStore
+) -> None:
+    made = await store.create(KEY, document(n=1))
+    cluster.lost_answers = 1
+
+    gone = await store.delete(KEY, expected=made.revision)
+
+    assert gone.object()["n"] == 1
+    with pytest.raises(Missing):
+        await store.delete(KEY, expected=made.revision)
 
 
 async def test_a_deletion_is_done_while_nothing_is_followed(
@@ -415,6 +431,110 @@ async def test_a_damaged_record_is_neither_shown_nor_passed_over(
         STREAMS.of, "team", "app", uid=metadata["uid"], revision=metadata["resourceVersion"]
     )
     assert [item.key for item in (await store.snapshot("imagestreams")).items] == [other]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"metadata":{"name":"app","labels":["a"]}}',
+        b'{"metadata":{"name":"app","labels":{"a":1}}}',
+        b'{"metadata":{"name":"app"',
+        b'["metadata":{}]',
+        b'[{"metadata":{}}]',
+    ],
+)
+async def test_what_is_no_object_is_damaged_also_to_who_selects_by_labels(
+    cluster: InMemoryResources, store: RecordStore, damaged: bytes
+) -> None:
+    made = await store.create(KEY, document())
+    watch = await store.watch(
+        "imagestreams", made.revision, Choice("", lambda stored: "a" in stored.labels)
+    )
+    record = await cluster.get(STREAMS.of, "team", STREAMS.name("app"))
+    spoilt = await cluster.update(STREAMS.of, {**record, "payload": encoding.pack(damaged)})
+
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        await watch.next(10)
+    # Whoever follows others goes on.
+    other = Key("imagestreams", "team", "other")
+    watch = await store.watch("imagestreams", int(spoilt["metadata"]["resourceVersion"]))
+    later = await store.create(other, document(other))
+    (event,) = await watch.next(10)
+    assert event.revision == later.revision
+    assert store.trouble == ""
+
+
+async def test_what_nobody_foresaw_does_not_end_following(
+    cluster: InMemoryResources,
+    store: RecordStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = await store.create(KEY, document(n=1))
+    watch = await store.watch("imagestreams", made.revision)
+    ring = store._caches["imagestreams"].ring
+    with monkeypatch.context() as patch:
+        patch.setattr(type(ring), "add", lambda *_: 1 // 0)
+        changed = await store.update(KEY, document(n=2), expected=made.revision)
+        async with asyncio.timeout(10):
+            while not store.trouble:  # noqa: ASYNC110 -- no event tells
+                await asyncio.sleep(0)
+
+    async with asyncio.timeout(10):
+        while store.trouble:  # noqa: ASYNC110 -- no event tells
+            await asyncio.sleep(0.01)
+    assert "unforeseen" in caplog.text
+    (found,) = (await store.snapshot("imagestreams", 0)).items
+    assert found.revision == changed.revision
+    # Whoever missed it hears so.
+    with pytest.raises(Compacted):
+        await watch.next(10)
+
+
+async def test_watches_that_are_ended_at_once_are_opened_more_and_more_seldom() -> None:
+    class Impatient(InMemoryResources):
+        @override
+        @asynccontextmanager
+        async def watch(
+            self, of: GroupVersionResource, revision: str, *, namespace: str = "", name: str = ""
+        ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+            async with super().watch(of, revision, namespace=namespace, name=name):
+                yield nothing()
+
+    async def nothing() -> AsyncIterator[WatchEvent]:
+        events: list[WatchEvent] = []
+        for event in events:
+            yield event
+
+    cluster = Impatient()
+    async with RecordStore.opened(cluster):
+        await asyncio.sleep(1)
+
+    assert 2 <= cluster.requests.count(("watch", STREAMS.of.resource)) <= 8
+
+
+async def test_a_list_that_fails_asks_for_nothing_more(
+    cluster: InMemoryResources, store: RecordStore
+) -> None:
+    cache = store._caches["imagestreams"]
+    for number in range(100):
+        key = Key("imagestreams", "team", f"s{number}")
+        await store.create(key, document(key))
+    async with asyncio.timeout(10):
+        while len(cache.state) < 100:  # noqa: ASYNC110 -- no event tells
+            await asyncio.sleep(0)
+    cache.state.clear()
+    asking = asyncio.ensure_future(store.snapshot("imagestreams"))
+    while cluster.requests.count(("list", STREAMS.of.resource)) < 5:  # noqa: ASYNC110 -- likewise
+        await asyncio.sleep(0)
+    cluster.trouble = Unreachable("away")
+
+    with pytest.raises(StoreUnavailable):
+        await asking
+
+    asked = len(cluster.requests)
+    await asyncio.sleep(0.1)
+    assert len(cluster.requests) <= asked + 1
 
 
 async def test_what_is_told_of_a_damaged_record_does_not_grow_each_time(
