@@ -127,6 +127,7 @@ def test_skopeo(
     home: dict[str, str],
     repository: str,
     source: layouts.Layout,
+    tmp_path: Path,
 ) -> None:
     require("skopeo")
     skopeo = Client([find("skopeo")], home)
@@ -141,6 +142,7 @@ def test_skopeo(
     skopeo(*login, *logins.writer)
     skopeo(*push)
     assert source.digest in skopeo("inspect", "--cert-dir", trusted, remote)
+    skopeo("copy", "--src-cert-dir", trusted, remote, f"oci:{tmp_path / 'pulled'}:1")
     skopeo("logout", address)
     assert DENIED.search(skopeo.fails("inspect", "--cert-dir", trusted, remote))
 
@@ -204,7 +206,12 @@ def test_buildah(
 
 
 def test_crane(
-    logins: Logins, address: str, trusting: dict[str, str], repository: str, source: layouts.Layout
+    logins: Logins,
+    address: str,
+    trusting: dict[str, str],
+    repository: str,
+    source: layouts.Layout,
+    tmp_path: Path,
 ) -> None:
     require("crane")
     crane = Client([find("crane")], trusting)
@@ -218,13 +225,19 @@ def test_crane(
     crane("auth", "login", address, *logins.writer)
     crane("push", source.path, name)
     assert crane("digest", name).strip() == source.digest
+    crane("pull", "--format", "oci", name, tmp_path / "pulled")
     crane("copy", name, f"{address}/public/{name_of(repository)}:1")
     crane("auth", "logout", address)
     assert DENIED.search(crane.fails("digest", name))
 
 
 def test_regctl(
-    logins: Logins, address: str, trusting: dict[str, str], repository: str, source: layouts.Layout
+    logins: Logins,
+    address: str,
+    trusting: dict[str, str],
+    repository: str,
+    source: layouts.Layout,
+    tmp_path: Path,
 ) -> None:
     require("regctl")
     regctl = Client([find("regctl")], trusting)
@@ -240,6 +253,7 @@ def test_regctl(
     regctl(*login, *given(logins.writer))
     regctl("image", "copy", f"ocidir://{source.path}:1", name)
     assert regctl("image", "digest", name).strip() == source.digest
+    regctl("image", "copy", name, f"ocidir://{tmp_path / 'pulled'}:1")
 
 
 def packaged(helm: Client, chart: str, folder: Path) -> Path:
@@ -273,6 +287,8 @@ def test_helm(
     helm(*login, *logins.writer)
     helm(*push)
     assert "version: 1.0.0" in helm("show", "chart", *authority, f"{charts}/{chart}")
+    helm("pull", *authority, f"{charts}/{chart}", "--destination", home["HOME"])
+    assert Path(home["HOME"], f"{chart}-1.0.0.tgz").stat().st_size > 0
 
 
 def test_containerd(

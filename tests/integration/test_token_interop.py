@@ -15,9 +15,10 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import NameOID
 
-from alauda_registry.auth.keys import libtrust_id, public_jwk, thumbprint
+from alauda_registry.auth.keys import Algorithm, libtrust_id, public_jwk, thumbprint
 from tests.integration.guarded import Guarded, bearer, by_password
 from tests.parts import distribution, registry
 from tests.parts.tokens import (
@@ -37,10 +38,15 @@ pytestmark = pytest.mark.integration
 OURS = "registry.example"
 
 
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+@pytest.fixture(scope="module", params=[Algorithm.ES256, Algorithm.RS256, Algorithm.EDDSA])
+def tokens(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guarded]:
     """Our token service, which makes tokens for a registry of distribution's."""
-    settings = {"REGISTRY_AUTH_TOKENSERVICE_AUDIENCES": f"[{OURS}]"}
+    settings = {
+        "REGISTRY_AUTH_TOKENSERVICE_AUDIENCES": f"[{OURS}]",
+        "REGISTRY_AUTH_TOKENSERVICE_ALGORITHM": request.param,
+    }
     with by_password(tmp_path_factory.mktemp("tokens"), settings=settings) as place:
         yield Guarded(place.server, place.server, OURS, client=place.client)
 
@@ -49,6 +55,7 @@ def certificate_of(place: Guarded, path: Path) -> Path:
     """Make a certificate of the token service's key, as `openssl req -x509 -key` does."""
     (found,) = place.server.root.rglob("token-key.pem")
     key = serialization.load_pem_private_key(found.read_bytes(), None)
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tokens")])
     now = datetime.now(UTC)
     certificate = (
@@ -59,7 +66,7 @@ def certificate_of(place: Guarded, path: Path) -> Path:
         .serial_number(1)
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())  # type: ignore[arg-type]
+        .sign(key, algorithm)  # type: ignore[arg-type]
     )
     path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return path

@@ -18,12 +18,15 @@ from conformance.benchmarks.images import push_image
 from conformance.benchmarks.load import CONNECTIONS, get_rate
 from conformance.benchmarks.results import Row, Section
 from conformance.benchmarks.samples import Samples
+from conformance.benchmarks.scenarios.token_reads import by_token
 from conformance.benchmarks.servers import Configured, Server
 from tests.parts import cluster_registry, control_plane
 from tests.parts.control_plane import ControlPlane
 
+GET = "GET manifest by tag, decided by a cluster"
 KNOWN = "what a known decision costs of GET manifest by tag"
 COLD = "a decision nobody knows yet, over the two API calls alone"
+TARGET = 2.5
 MOST_LOST = 30.0
 MOST_TIMES = 1.5
 ACCOUNTS = 100
@@ -31,11 +34,12 @@ ACCOUNTS = 100
 
 METHOD = (
     "The registry runs in the mode `kubernetes` beside a kube-apiserver on loopback. Known: "
-    f"{CONNECTIONS} connections ask for one manifest by tag, by `wrk`, with a token of ours; lost "
-    "is the part of our rate without authentication in the same rounds. Not known: a manifest is "
-    f"asked for with each of {ACCOUNTS} tokens of service accounts that nobody has seen, one after "
-    "the other, and between them TokenReview and SubjectAccessReview are posted for as many others "
-    "over one connection; the time of all is divided by the time of the others."
+    f"{CONNECTIONS} connections ask for one manifest by tag, by `wrk`, with a token of ours; "
+    "distribution, which has no such mode, runs in the mode `token` and is shown one of those; "
+    "lost is the part of our rate without authentication in the same rounds. Not known: a manifest "
+    f"is asked for with each of {ACCOUNTS} tokens of service accounts that nobody has seen, one "
+    "after the other, and between them TokenReview and SubjectAccessReview are posted for as many "
+    "others over one connection; the time of all is divided by the time of the others."
 )
 _GROUP = "image.alauda.io"
 _NAMESPACE, _STREAM = "bench", "guarded"
@@ -87,27 +91,36 @@ def run(bench: Bench) -> Section:
         ours = Configured(bench.ours, settings, "ours in a cluster")
         asked = ApiCalls(plane, json.loads(kubeconfig.read_text())["users"][0]["user"]["token"])
         # Filled while everybody may push.
-        root = stack.enter_context(
-            seeded(bench, bench.ours, lambda running: push_image(running.port, image))
-        )
+        roots = {
+            server: stack.enter_context(
+                seeded(bench, server, lambda running: push_image(running.port, image))
+            )
+            for server in bench.registries
+        }
+        theirs, token = by_token(bench.directory / "jwks.json", image)
+        peer = Configured(bench.peer, theirs, "distribution with tokens")
 
         def measure(server: Server) -> Mapping[str, float]:
+            root = roots[bench.peer if server is peer else bench.ours]
             with servers.started(server, root) as running:
                 headers = {"Accept": MANIFEST_TYPE}
-                if server is ours:
-                    headers["Authorization"] = f"Bearer {_token(running.port, plane)}"
+                if server is not bench.ours:
+                    shown = token if server is peer else _token(running.port, plane)
+                    headers["Authorization"] = f"Bearer {shown}"
                 found = {KNOWN: get_rate(running.port, target, headers, bench.seconds)}
                 if server is ours:
                     found[COLD] = _times(running.port, target, plane, asked)
                 return found
 
-        found = bench.collect([ours, bench.ours], measure)
-    kept = found[KNOWN][ours].over(found[KNOWN][bench.ours])
+        found = bench.collect([ours, bench.ours, peer], measure)
+    rates = found[KNOWN]
+    kept = rates[ours].over(rates[bench.ours])
     lost = Samples.of([100 * (1 - part) for part in kept.values])
     return Section(
         "Who is asking, in a cluster",
         METHOD,
         [
+            Row(GET, "requests/s", rates[ours], rates[peer], target=TARGET),
             Row(KNOWN, "%", lost, limit=MOST_LOST, higher_is_better=False),
             Row(COLD, "times", found[COLD][ours], limit=MOST_TIMES, higher_is_better=False),
         ],

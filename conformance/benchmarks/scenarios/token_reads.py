@@ -36,15 +36,8 @@ def run(bench: Bench) -> Section:
     """Measure requests a second."""
     layers = [bench.content.random(4096)]
     image = bench.content.image("bench/guarded", "latest", layers)
-    keys = bench.directory / "jwks.json"
-    headers = {"Accept": MANIFEST_TYPE, "Authorization": f"Bearer {_make_token(keys, image)}"}
-    settings = (
-        ("REGISTRY_AUTH", "token"),
-        ("REGISTRY_AUTH_TOKEN_REALM", "http://127.0.0.1:1/token"),
-        ("REGISTRY_AUTH_TOKEN_SERVICE", _SERVICE),
-        ("REGISTRY_AUTH_TOKEN_ISSUER", _ISSUER),
-        ("REGISTRY_AUTH_TOKEN_JWKS", str(keys)),
-    )
+    settings, token = by_token(bench.directory / "jwks.json", image)
+    headers = {"Accept": MANIFEST_TYPE, "Authorization": f"Bearer {token}"}
     ours = Configured(bench.ours, settings, "ours with tokens")
     peer = Configured(bench.peer, settings, "distribution with tokens")
 
@@ -74,6 +67,24 @@ def run(bench: Bench) -> Section:
             Row(COST, "%", Samples.of(lost), limit=MOST, higher_is_better=False),
         ],
     )
+
+
+def by_token(keys: Path, image: Image) -> tuple[tuple[tuple[str, str], ...], str]:
+    """Return the settings of a registry in the mode ``token``, and a token that pulls an image.
+
+    Args:
+        keys: The file of the key set, which is written.
+        image: What may be pulled.
+    """
+    token = _make_token(keys, image)
+    settings = (
+        ("REGISTRY_AUTH", "token"),
+        ("REGISTRY_AUTH_TOKEN_REALM", "http://127.0.0.1:1/token"),
+        ("REGISTRY_AUTH_TOKEN_SERVICE", _SERVICE),
+        ("REGISTRY_AUTH_TOKEN_ISSUER", _ISSUER),
+        ("REGISTRY_AUTH_TOKEN_JWKS", str(keys)),
+    )
+    return settings, token
 
 
 def _make_token(keys: Path, image: Image) -> str:
