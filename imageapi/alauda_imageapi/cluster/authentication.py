@@ -24,15 +24,19 @@ from alauda_imageapi.machinery.errors import (
     Unauthorized,
 )
 from alauda_registry.auth.authenticator import Authenticator, Bearer, Certificate, Identity
-from alauda_registry.kube.client import Attributes, KubeClient, UserInfo
+from alauda_registry.kube.client import (
+    ANONYMOUS,
+    AUTHENTICATED,
+    UNAUTHENTICATED,
+    Attributes,
+    KubeClient,
+    UserInfo,
+)
 from alauda_registry.oci import errors as oci_errors
 from alauda_registry.serving.protocol import CHAIN
 
 logger = logging.getLogger(__name__)
 
-ANONYMOUS = UserInfo("system:anonymous", groups=("system:unauthenticated",))
-_AUTHENTICATED = "system:authenticated"
-_UNAUTHENTICATED = "system:unauthenticated"
 _CERTIFICATES_KEPT = 1024
 
 MOST_REVIEWS = 50
@@ -173,7 +177,11 @@ class _Shown:
 @lru_cache(_CERTIFICATES_KEPT)
 def _read(der: bytes) -> _Shown:
     certificate = x509.load_der_x509_certificate(der)
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        # Of a kind of text that nobody uses any more.
+        names = []
     # Of several the last, as Go's library reads them.
     name = str(names[-1].value) if names else ""
     return _Shown(name, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
@@ -192,7 +200,7 @@ def _user(identity: Identity) -> UserInfo:
 
 def _with_group(user: UserInfo) -> UserInfo:
     """Everybody but nobody is in the group of the authenticated."""
-    is_told = {_AUTHENTICATED, _UNAUTHENTICATED} & set(user.groups)
+    is_told = {AUTHENTICATED, UNAUTHENTICATED} & set(user.groups)
     if user.username == ANONYMOUS.username or is_told:
         return user
-    return replace(user, groups=(*user.groups, _AUTHENTICATED))
+    return replace(user, groups=(*user.groups, AUTHENTICATED))

@@ -14,6 +14,7 @@ from alauda_imageapi.machinery.resources import Access, UserInfo as ApiUser
 from alauda_registry.auth.recent import Recent
 from alauda_registry.kube import errors as kube_errors
 from alauda_registry.kube.client import (
+    MASTERS,
     Attributes,
     KubeClient,
     ResourceAttributes,
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 REVIEW_SECONDS = 2.0
 REVIEWS_KEPT = 8192
 
-_MASTERS = "system:masters"
 _LONGEST_KEPT = 10_000
 """Characters of a question; longer ones are asked anew each time, so that nobody fills memory."""
 
@@ -51,7 +51,7 @@ class Authorization:
             ServiceUnavailable: Whoever knows cannot be asked.
         """
         # As in kube-apiserver, where no role can take anything away from them.
-        if _MASTERS in user.groups:
+        if MASTERS in user.groups:
             return
         if not await self._allows(user, attributes):
             raise refusal(user.username, attributes)
@@ -62,7 +62,7 @@ class Authorization:
         Raises:
             ServiceUnavailable: Whoever knows cannot be asked.
         """
-        if _MASTERS in user.groups:
+        if MASTERS in user.groups:
             return True
         extra = tuple(sorted((key, tuple(values)) for key, values in user.extra.items()))
         attributes = ResourceAttributes(

@@ -60,7 +60,8 @@ class Health:
             return PlainTextResponse("\n".join([*lines, ""]), status, _NO_SNIFFING)
         if not is_verbose:
             return PlainTextResponse("ok", headers=_NO_SNIFFING)
-        return PlainTextResponse("\n".join([*lines, f"{path} check passed", ""]))
+        shown = "\n".join([*lines, f"{path} check passed", ""])
+        return PlainTextResponse(shown, headers=_NO_SNIFFING)
 
     def _failed(self, checks: Mapping[str, Check]) -> set[str]:
         troubles = {name: trouble for name, check in checks.items() if (trouble := check())}

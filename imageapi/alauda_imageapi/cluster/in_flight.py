@@ -8,11 +8,9 @@ part of the places only, as he has there by the priority level of all who belong
 from collections.abc import Callable
 
 from alauda_imageapi.machinery.errors import TooManyRequests
-from alauda_registry.kube.client import UserInfo
+from alauda_registry.kube.client import MASTERS, UNAUTHENTICATED, UserInfo
 
 MOST_READING, MOST_MUTATING = 400, 200
-_MASTERS = "system:masters"
-_UNAUTHENTICATED = "system:unauthenticated"
 _PART_OF_THE_UNKNOWN = 10
 
 
@@ -36,23 +34,23 @@ class InFlight:
         """How many there are, reading and mutating."""
         return self._running[True], self._running[False]
 
-    def enter(self, user: UserInfo, *, reads: bool) -> "Place":
-        """Have a place for a request.
+    def enter(self, user: UserInfo, *, reads: bool) -> "Slot":
+        """Have a slot for a request.
 
         Raises:
             TooManyRequests: There is none.
         """
         most = self._most[reads]
-        is_unknown = _UNAUTHENTICATED in user.groups
+        is_unknown = UNAUTHENTICATED in user.groups
         is_full = self._running[reads] >= most
         if is_unknown:
             is_full |= self._unknown[reads] >= max(1, most // _PART_OF_THE_UNKNOWN)
-        if is_full and _MASTERS not in user.groups:
+        if is_full and MASTERS not in user.groups:
             raise TooManyRequests(
                 "Too many requests, please try again later.", details={"retryAfterSeconds": 1}
             )
         self._count(1, reads=reads, is_unknown=is_unknown)
-        return Place(lambda: self._count(-1, reads=reads, is_unknown=is_unknown))
+        return Slot(lambda: self._count(-1, reads=reads, is_unknown=is_unknown))
 
     def _count(self, change: int, *, reads: bool, is_unknown: bool) -> None:
         self._running[reads] += change
@@ -60,7 +58,7 @@ class InFlight:
             self._unknown[reads] += change
 
 
-class Place:
+class Slot:
     """What one request holds.
 
     Args:

@@ -46,7 +46,13 @@ from alauda_registry.auth.authorizer import Authorizer
 from alauda_registry.auth.recent import Recent
 from alauda_registry.auth.scopes import CATALOG, DELETE, METRICS, PULL, PUSH, REPOSITORY, Access
 from alauda_registry.auth.throttle import FREE_FROM_ADDRESS, Throttle, network_of
-from alauda_registry.kube.client import KubeClient, ResourceAttributes, UserInfo
+from alauda_registry.kube.client import (
+    ANONYMOUS,
+    AUTHENTICATED,
+    KubeClient,
+    ResourceAttributes,
+    UserInfo,
+)
 from alauda_registry.kube.errors import Forbidden, KubeError
 from alauda_registry.oci.errors import (
     AuthorityUnavailable,
@@ -68,12 +74,6 @@ REVIEWS_KEPT = 20_000
 
 CERTIFICATES_KEPT = 1024
 ACCESSES_KEPT = 4096
-
-ANONYMOUS_USER = UserInfo("system:anonymous", groups=("system:unauthenticated",))
-"""Who somebody without credentials is."""
-
-AUTHENTICATED = "system:authenticated"
-"""The group of everybody else."""
 
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
@@ -259,7 +259,7 @@ async def _ask(question: Coroutine[Any, Any, _Answer]) -> _Answer:
 
 def _user_of(identity: Identity) -> UserInfo:
     if identity.is_anonymous:
-        return ANONYMOUS_USER
+        return ANONYMOUS
     extra = tuple(sorted((key, tuple(values)) for key, values in identity.extra.items()))
     return UserInfo(identity.name, identity.uid, tuple(sorted(identity.groups)), extra)
 

@@ -26,6 +26,19 @@ class UserInfo:
     extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
+AUTHENTICATED = "system:authenticated"
+"""The group of everybody who is known."""
+
+UNAUTHENTICATED = "system:unauthenticated"
+"""The group of everybody else."""
+
+MASTERS = "system:masters"
+"""The group of those who may do everything."""
+
+ANONYMOUS = UserInfo("system:anonymous", groups=(UNAUTHENTICATED,))
+"""Who somebody without credentials is."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceAttributes:
     """What somebody wants to do, as ``authorization.k8s.io/v1`` ResourceAttributes.
