@@ -188,6 +188,10 @@ def read_rules(parse: Callable[[str], Any]) -> Callable[[Sequence[bytes]], Acces
             found = parse(b"\n".join(contents).decode())
         except Exception as error:
             raise FileInvalid(f"auth.htpasswd.accessfile is not YAML: {error}") from error
+        if found is not None and not isinstance(found, dict):
+            raise FileInvalid(
+                "auth.htpasswd.accessfile is no file of rules: it begins with groups: or rules:"
+            )
         try:
             return AccessRules(Rules.model_validate({} if found is None else found))
         except ValidationError as error:

@@ -131,7 +131,12 @@ async def test_another_kind_of_resource_is_not_a_repository() -> None:
     ("text", "reason"),
     [
         ("rules: [", "not YAML"),
-        ("[]", "accessfile"),
+        ("[]", "accessfile is no file of rules"),
+        ("garbage", "accessfile is no file of rules"),
+        (
+            "rules: [{users: [a], repositories: ['**/**a/**a/**a/x'], actions: [pull]}]",
+            r"too many \*\*",
+        ),
         ("roules: []", "roules"),
         ("rules: [{users: [a]}]", "allows nothing"),
         ("rules: [{repositories: [a], actions: [pull]}]", "for nobody"),
