@@ -72,6 +72,10 @@ REVIEW_SECONDS = 2.0
 REVIEWS_KEPT = 20_000
 """Answers that are remembered, a few hundred bytes each."""
 
+NEW_AT_ONCE = 64
+"""Tokens nobody has shown before that are reviewed at once, wherever they come from: of a hundred
+connections to the API server some are left for what those ask who are known."""
+
 CERTIFICATES_KEPT = 1024
 ACCESSES_KEPT = 4096
 
@@ -98,6 +102,7 @@ class KubernetesAuthenticator(Authenticator):
         self._throttle = throttle
         self._audiences = audiences
         self._reviews: Recent[bytes, Identity | None] = Recent(REVIEW_SECONDS, REVIEWS_KEPT)
+        self._new = asyncio.Semaphore(NEW_AT_ONCE)
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @override
@@ -153,7 +158,7 @@ class KubernetesAuthenticator(Authenticator):
     async def _review_new(self, token: str, name: str, address: str) -> UserInfo | None:
         # In turns: all that are under way at once would be looked at before the first has failed.
         turns = self._turns.setdefault(network_of(address), asyncio.Semaphore(FREE_FROM_ADDRESS))
-        async with turns:
+        async with turns, self._new:
             self._throttle.begin(address, name)
             is_bad = False
             try:

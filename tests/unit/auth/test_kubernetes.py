@@ -22,6 +22,7 @@ from alauda_registry.auth import kubernetes
 from alauda_registry.auth.authenticator import ANONYMOUS, Basic, Bearer, Certificate, Identity
 from alauda_registry.auth.failures import Failures
 from alauda_registry.auth.kubernetes import (
+    NEW_AT_ONCE,
     KubernetesAuthenticator,
     KubernetesAuthorizer,
     attributes_of,
@@ -217,18 +218,33 @@ async def test_what_one_worker_has_seen_is_no_guess_at_another(client: InMemoryK
     await there.authenticate(Bearer("good"), ADDRESS)
 
 
+class Counting(InMemoryKubeClient):
+    under_way = most = 0
+
+    @override
+    async def review_token(self, token: str, audiences: Sequence[str] = ()) -> UserInfo | None:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+        return await super().review_token(token, audiences)
+
+
+async def test_new_tokens_from_everywhere_leave_connections_for_those_who_are_known() -> None:
+    client = Counting({"good": (ROBOT, frozenset())})
+    authenticator = KubernetesAuthenticator(client, Throttle())
+    guesses = [
+        authenticator.authenticate(Bearer(f"guess-{number}"), f"198.51.{number // 250}.{number}")
+        for number in range(1000)
+    ]
+
+    answers = await asyncio.gather(*guesses, return_exceptions=True)
+
+    assert client.most == NEW_AT_ONCE
+    assert {type(answer) for answer in answers} == {Unauthorized}
+
+
 async def test_guesses_that_come_at_once_are_asked_about_in_turns() -> None:
-    class Counting(InMemoryKubeClient):
-        under_way = most = 0
-
-        @override
-        async def review_token(self, token: str, audiences: Sequence[str] = ()) -> UserInfo | None:
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
-            await asyncio.sleep(0)
-            self.under_way -= 1
-            return await super().review_token(token, audiences)
-
     client = Counting({"good": (ROBOT, frozenset())})
     authenticator = KubernetesAuthenticator(client, Throttle())
     guesses = [
