@@ -38,6 +38,7 @@ from alauda_registry.serving.protocol import CHAIN
 logger = logging.getLogger(__name__)
 
 _CERTIFICATES_KEPT = 1024
+_NEVER = datetime.fromtimestamp(0, UTC)
 
 MOST_REVIEWS = 50
 """Tokens that kube-apiserver is asked about at once. Half of the connections to it are left for
@@ -176,12 +177,12 @@ class _Shown:
 
 @lru_cache(_CERTIFICATES_KEPT)
 def _read(der: bytes) -> _Shown:
-    certificate = x509.load_der_x509_certificate(der)
     try:
+        certificate = x509.load_der_x509_certificate(der)
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except ValueError:
-        # Of a kind of text that nobody uses any more.
-        names = []
+    except (ValueError, x509.InvalidVersion):
+        # Of kinds of text that nobody uses any more.
+        return _Shown("", _NEVER, _NEVER)
     # Of several the last, as Go's library reads them.
     name = str(names[-1].value) if names else ""
     return _Shown(name, certificate.not_valid_before_utc, certificate.not_valid_after_utc)

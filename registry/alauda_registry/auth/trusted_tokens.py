@@ -110,7 +110,7 @@ def read_certificates(contents: Sequence[bytes]) -> TrustedKeys:
     for number, root in enumerate(roots, 1):
         try:
             found = verifying_key(root.public_key())
-        except (UnsupportedAlgorithm, ValueError) as error:
+        except (FileInvalid, UnsupportedAlgorithm, ValueError) as error:
             raise FileInvalid(
                 f"certificate {number} of auth.token.rootcertbundle has a key of a kind that "
                 "tokens are not signed with: take it out"
@@ -128,7 +128,7 @@ def read_jwks(contents: Sequence[bytes]) -> TrustedKeys:
     keys: dict[str, VerifyingKey | _Secret] = {}
     for content in contents:
         try:
-            entries = [dict(entry) for entry in json.loads(content)["keys"]]
+            entries = [*json.loads(content)["keys"]]
         except (ValueError, KeyError, TypeError) as error:
             raise FileInvalid("auth.token.jwks is no JSON Web Key Set") from error
         for number, entry in enumerate(entries, 1):

@@ -7,6 +7,7 @@ While the API server is away the last state stays, and is caught up with when it
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 
 from alauda_registry.kube.errors import Expired, KubeError
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 15.0
+_SHORT_SECONDS = 5.0
+"""A watch that lasts longer was not ended as soon as it began."""
 
 
 class Followed:
@@ -69,17 +72,24 @@ class Followed:
     async def run(self) -> None:
         """Follow, until cancelled."""
         while True:
-            self._is_futile = True
+            self._is_futile, is_resumed = True, bool(self._revision)
+            began = time.monotonic()
             try:
                 if not self._revision:
                     await self._list()
                 await self._watch()
             except Expired:
                 self._revision = ""
+                if is_resumed:
+                    # A list comes first now.
+                    continue
             except KubeError as error:
                 if self.trouble != str(error):
                     logger.warning("%s are not followed: %s", self._of.resource, error)
                 self.trouble = str(error)
+            if time.monotonic() - began > _SHORT_SECONDS:
+                self._pause = _FIRST_PAUSE
+                self._is_futile = bool(self.trouble)
             if self._is_futile:
                 # Also where it was ended at once: something may do that to every watch.
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 -- no secret

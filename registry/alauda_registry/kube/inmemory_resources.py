@@ -207,7 +207,9 @@ class InMemoryResources:
         """Return an answer, or what the second try of a client hears that did not get the first."""
         if self.lost_answers:
             self.lost_answers -= 1
-            raise second("it was asked twice")
+            refused = second("it was asked twice")
+            refused.is_repeated = True
+            raise refused
         return copy.deepcopy(manifest)
 
     def _require(self, of: GroupVersionResource, namespace: str, name: str) -> Manifest:

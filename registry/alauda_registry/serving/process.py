@@ -23,7 +23,7 @@ from alauda_registry.serving.protocol import HttpProtocol
 from alauda_registry.serving.signals import GRACE_SECONDS, REPEAT_SECONDS, end_within
 from alauda_registry.serving.tls import Certificates
 
-_COLLECTIONS = (50_000, 10, 20)
+_COLLECTIONS = (10_000, 20, 50)
 """How many more objects there have to be before the collector looks through the youngest, and how
 often it does until it looks through older ones. All it finds are errors and the like that refer to
 themselves, and meanwhile it holds up everything else: for a fifth of a second with a thousand

@@ -101,6 +101,8 @@ async def test_a_past_that_is_forgotten_is_read_anew() -> None:
         await eventually(lambda: followed.get("a", "team"))
         cluster.disturb(Unreachable("away"))
         await eventually(lambda: followed.trouble)
+        # After a longer absence it would look again more seldom.
+        followed._pause = 100
         cluster.trouble = None
         metadata = made["metadata"]
         await cluster.delete(

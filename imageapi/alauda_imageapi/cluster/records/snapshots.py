@@ -123,6 +123,8 @@ class Snapshots:
             self._made.move_to_end((revision, namespace))
             return made
         await self.reach(revision)
+        # While everything is read again, what is known is not what there is.
+        await self._cache.wait_until_loaded()
         ring = self._cache.ring
         if ring.oldest <= revision <= ring.reached:
             return self._keep(self._undone(revision, namespace), namespace)

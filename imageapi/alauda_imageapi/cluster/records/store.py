@@ -237,8 +237,11 @@ class RecordStore:
                     # It was there a moment ago: the answer to the first try may have been lost.
                     if not error.is_repeated:
                         raise Missing from None
-                except Conflict:
-                    raise Changed from None
+                except Conflict as error:
+                    # What is said of an object with a uid that is gone by the second try.
+                    now = await self._get(key) if error.is_repeated else manifest
+                    if now is not None and now["metadata"]["uid"] == record.origin.uid:
+                        raise Changed from None
                 return await self._last_state(record, deletion)
 
     async def watch(self, resource: str, after: int, choice: Choice = EVERYTHING) -> RingWatch:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ Place: TypeAlias = tuple[str, str]
 
 _PAGE = 100
 _LONGEST_PAUSE = 5.0
+_SHORT_SECONDS = 5.0
+"""A watch that lasts longer was not ended as soon as it began."""
+
 _MOST_HISTORIES = 4
 
 
@@ -90,6 +94,7 @@ class WatchCache:
             futile = 0
             while True:
                 futile += 1
+                is_resumed, began = self._loaded.is_set(), time.monotonic()
                 try:
                     if not self._loaded.is_set():
                         await self._load()
@@ -102,6 +107,8 @@ class WatchCache:
                     logger.info("%s are read again: the watch is too old", self._kind.of.resource)
                     self._loaded.clear()
                     self.trouble = "they are being read again"
+                    if is_resumed:
+                        futile = 0
                 except KubeError as error:
                     # Told once, and not with every try.
                     level = logging.DEBUG if self.trouble == str(error) else logging.WARNING
@@ -113,6 +120,8 @@ class WatchCache:
                     self._loaded.clear()
                     self.state = {}
                     self.trouble = "the log says why"
+                if time.monotonic() - began > _SHORT_SECONDS:
+                    futile = 1 if self.trouble else 0
                 longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(futile, 10)) if futile else 0.0
                 await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 -- spread only
 

@@ -88,10 +88,13 @@ async def test_a_lost_answer_to_an_update_is_made_good(
         await store.update(KEY, document(n=2), expected=made.revision)
 
 
+@pytest.mark.parametrize("finalizers", [[], ["example.com/hold"]])
 async def test_a_lost_answer_to_a_deletion_is_made_good(
-    cluster: InMemoryResources, store: RecordStore
+    cluster: InMemoryResources, store: RecordStore, finalizers: list[str]
 ) -> None:
-    made = await store.create(KEY, document(n=1))
+    wanted = document(n=1)
+    wanted["metadata"]["finalizers"] = finalizers
+    made = await store.create(KEY, wanted)
     cluster.lost_answers = 1
 
     gone = await store.delete(KEY, expected=made.revision)
@@ -480,6 +483,9 @@ async def test_what_nobody_foresaw_does_not_end_following(
             while not store.trouble:  # noqa: ASYNC110 -- no event tells
                 await asyncio.sleep(0)
 
+    # Whoever asks meanwhile is not told that nothing is there.
+    (found,) = (await store.snapshot("imagestreams", made.revision)).items
+    assert found.revision == made.revision
     async with asyncio.timeout(10):
         while store.trouble:  # noqa: ASYNC110 -- no event tells
             await asyncio.sleep(0.01)
