@@ -64,6 +64,9 @@ def place(
     plane: ControlPlane = request.getfixturevalue("control_plane")
     with image_api.running(plane, directory, replicas=2) as api:
         kubectl = Kubectl(program, plane.url, directory, plane.admin)
+        # kube-apiserver has our schemas some seconds after it serves us, and `kubectl edit` finds
+        # everything invalid until then.
+        wait_until(lambda: '"ImageTag"' in plane.api.get("/openapi/v2").text, "our schemas")
         yield Place(kubectl, plane.new_namespace)
     for log in api.directory.glob("*.log"):
         assert "Traceback" not in log.read_text()
