@@ -123,14 +123,16 @@ def read_jwks(contents: Sequence[bytes]) -> TrustedKeys:
     """Read a JSON Web Key Set (RFC 7517), and pass over keys in it that cannot be used (section 5).
 
     Raises:
-        FileInvalid: It is none, or no key in it can be used.
+        FileInvalid: It is none, or none of the keys in it can be used.
     """
     keys: dict[str, VerifyingKey | _Secret] = {}
+    is_empty = True
     for content in contents:
         try:
             entries = [*json.loads(content)["keys"]]
         except (ValueError, KeyError, TypeError) as error:
             raise FileInvalid("auth.token.jwks is no JSON Web Key Set") from error
+        is_empty &= not entries
         for number, entry in enumerate(entries, 1):
             try:
                 keys[str(entry.get("kid") or thumbprint(entry))] = _read_jwk(entry)
@@ -138,7 +140,7 @@ def read_jwks(contents: Sequence[bytes]) -> TrustedKeys:
                 logger.warning("key %d of auth.token.jwks is passed over: %s", number, error)
             except _NO_KEY:
                 logger.warning("key %d of auth.token.jwks is passed over: it is no key", number)
-    if not keys:
+    if not keys and not is_empty:
         raise FileInvalid("auth.token.jwks has no key that is EC, RSA, Ed25519 or oct")
     return TrustedKeys((), keys)
 
