@@ -29,6 +29,9 @@ from alauda_registry.storage.drivers.s3.parts import (
 from alauda_registry.storage.threads import see_through
 
 RENEWAL_SECONDS = 8.0
+EVEN_PIECES = 64
+"""They grow late: many small ones are sent while more arrives, and copied at once at the end."""
+
 _POLL_SECONDS = (0.05, 0.5)
 
 
@@ -237,6 +240,7 @@ class Appender(FileWriter, Sink):
             self,
             self._budget,
             base=self._part_size,
+            even=EVEN_PIECES,
             at_once=self._parts_at_once,
             first=len(self._before) + 1,
         )

@@ -30,14 +30,15 @@ _INLINE_BYTES = 64 * 1024
 """Up to this size hashing takes no longer than finding a thread for it."""
 
 
-def part_size(number: int, base: int) -> int:
+def part_size(number: int, base: int, *, even: int) -> int:
     """Return how large a part is to be, so that large uploads do not run out of parts.
 
     Args:
         number: Which, from 1 on.
         base: The size of the first ones.
+        even: How many the first ones are, up to 256.
     """
-    doublings = (number > 64) + (number > 256) + (number > 1024)
+    doublings = (number > even) + (number > 256) + (number > 1024)
     return min(max(base << doublings, base), max(LARGEST, base))
 
 
@@ -96,16 +97,18 @@ class PartStream:
         sink: Takes the parts.
         budget: The memory they may use.
         base: The size of the first parts.
+        even: How many parts of that size there are before they grow.
         at_once: How many may be on their way.
         first: The number of the first part.
     """
 
     def __init__(
-        self, sink: Sink, budget: Budget, *, base: int, at_once: int, first: int = 1
+        self, sink: Sink, budget: Budget, *, base: int, even: int, at_once: int, first: int = 1
     ) -> None:
         self._sink = sink
         self._budget = budget
         self._base = max(base, SMALLEST)
+        self._even = even
         self._at_once = at_once
         self._chunks: list[bytes] = []
         self._buffered = 0
@@ -172,7 +175,7 @@ class PartStream:
         """Return at which size the part in the making is to be cut."""
         if self._budget.is_short and self._number < _SMALLEST_UNTIL:
             return SMALLEST
-        return part_size(self._number + 1, self._base)
+        return part_size(self._number + 1, self._base, even=self._even)
 
     async def _hand_out(self) -> None:
         if self._number >= MAXIMUM:

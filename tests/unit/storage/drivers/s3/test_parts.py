@@ -7,6 +7,8 @@ import pytest
 
 from alauda_registry.storage.driver import DriverError, OutOfSpace
 from alauda_registry.storage.drivers.s3 import parts
+from alauda_registry.storage.drivers.s3.appending import EVEN_PIECES
+from alauda_registry.storage.drivers.s3.direct import EVEN_PARTS
 from alauda_registry.storage.drivers.s3.parts import (
     LARGEST,
     MAXIMUM,
@@ -45,7 +47,7 @@ class FakeSink:
 
 
 def stream_into(sink: FakeSink, budget: Budget) -> PartStream:
-    return PartStream(sink, budget, base=SMALLEST, at_once=3)
+    return PartStream(sink, budget, base=SMALLEST, even=64, at_once=3)
 
 
 async def test_the_parts_are_the_stream() -> None:
@@ -135,12 +137,13 @@ async def test_there_are_never_more_parts_than_s3_takes(monkeypatch: pytest.Monk
     await stream.drop()
 
 
-def test_parts_grow_and_stay_within_bounds() -> None:
-    sizes = [part_size(number, 8 * MIB) for number in range(1, MAXIMUM + 1)]
+@pytest.mark.parametrize("even", [EVEN_PARTS, EVEN_PIECES])
+def test_parts_grow_and_stay_within_bounds(even: int) -> None:
+    sizes = [part_size(number, 8 * MIB, even=even) for number in range(1, MAXIMUM + 1)]
 
     assert sizes == sorted(sizes)
-    assert sizes[0] == 8 * MIB
+    assert sizes.count(8 * MIB) == even
     assert sizes[-1] == LARGEST
     # Half a tebibyte and more for the smallest setting but one.
     assert sum(sizes) > 550 * 1024 * MIB
-    assert part_size(MAXIMUM, 512 * MIB) == 512 * MIB
+    assert part_size(MAXIMUM, 512 * MIB, even=even) == 512 * MIB
