@@ -40,6 +40,7 @@ from alauda_registry.storage.driver import (
 )
 from alauda_registry.storage.hashing import HashProgress, HashProgressCache
 from alauda_registry.storage.threads import run_blocking
+from alauda_registry.storage.together import together
 from alauda_registry.storage.uploads import (
     WRITER_WAIT_SECONDS,
     Piece,
@@ -82,7 +83,8 @@ class BucketUploadStore(UploadStore):
 
     @override
     async def take(self, digest: Digest, piece: Piece) -> None:
-        await receive(self._driver, self._objects, self._name, digest, piece)
+        await receive(self._objects, digest, piece)
+        await self._driver.publish(await self._blobs.link_step(digest, digest))
 
     @override
     async def expire(self, maximum_age: timedelta) -> int:
@@ -176,12 +178,16 @@ class BucketUploadSession(UploadSession):
         if piece.start not in (None, 0):
             raise BlobUploadOutOfOrder(upload=self.id, expected="0")
         try:
-            await receive(self._driver, self._objects, self._name, digest, piece)
+            await receive(self._objects, digest, piece)
         except DigestInvalid:
             await self._remove()
             raise
         self._progress.forget(self.id)
-        await self._forget(self._objects.discard(self._path))
+        # There is nothing in the session to go on with, so its end need not wait for the link.
+        link = await self._blobs.link_step(digest, digest)
+        await together(
+            (self._driver.publish(link), self._forget(self._objects.discard(self._path)))
+        )
 
     async def _copy(self, snapshot: Snapshot, digest: Digest) -> None:
         """Put the bytes in place; large ones that are there are not copied again.
@@ -239,14 +245,8 @@ class BucketUploadSession(UploadSession):
         return paths.upload_data(self._name, self.id)
 
 
-async def receive(
-    driver: StorageDriver,
-    objects: ObjectStore,
-    name: RepositoryName,
-    digest: Digest,
-    piece: Piece,
-) -> None:
-    """Write a blob where it stays, and link it when its digest is right.
+async def receive(objects: ObjectStore, digest: Digest, piece: Piece) -> None:
+    """Write a blob where it stays, if its digest is right.
 
     Raises:
         DigestInvalid: It is not.
@@ -261,4 +261,3 @@ async def receive(
         await writer.commit()
     finally:
         await writer.abort()
-    await driver.publish(Write(paths.blob_link(name, digest), str(digest).encode()))
