@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from typing_extensions import override
 
-from alauda_registry.storage import bucket_listing, paths
-from alauda_registry.storage.bucket_catalog import BucketCatalog
+from alauda_registry.storage import paths
+from alauda_registry.storage.bucket import listing
+from alauda_registry.storage.bucket.catalog import BucketCatalog
 from alauda_registry.storage.driver import FileInfo, InvalidPath
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
@@ -86,7 +87,7 @@ async def test_the_parts_are_the_whole_in_order(client: SmallPages, at_most: int
     client.at_most, client.requests = at_most, 0
 
     found: list[FileInfo] = []
-    async for page in bucket_listing.everything(driver):
+    async for page in listing.everything(driver):
         found += page
 
     assert found == whole

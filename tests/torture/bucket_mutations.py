@@ -9,7 +9,7 @@ from unittest.mock import patch
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.reference import Tag
 from alauda_registry.storage import locks, paths
-from alauda_registry.storage.bucket_tags import BucketTagStore
+from alauda_registry.storage.bucket.tags import BucketTagStore
 from alauda_registry.storage.content import read_link
 from alauda_registry.storage.driver import ObjectStore, Stage, Unreachable
 from alauda_registry.storage.drivers.s3.client import S3Client

@@ -12,9 +12,9 @@ from alauda_registry.oci.errors import NameInvalid
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.storage import paths
 from alauda_registry.storage.blobs import BlobCache, BlobStore
-from alauda_registry.storage.bucket_catalog import BucketCatalog
-from alauda_registry.storage.bucket_tags import BucketTagStore
-from alauda_registry.storage.bucket_uploads import BucketUploadStore
+from alauda_registry.storage.bucket.catalog import BucketCatalog
+from alauda_registry.storage.bucket.tags import BucketTagStore
+from alauda_registry.storage.bucket.uploads import BucketUploadStore
 from alauda_registry.storage.driver import (
     Busy,
     Capacity,

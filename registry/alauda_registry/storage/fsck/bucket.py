@@ -10,7 +10,8 @@ from contextlib import aclosing
 
 from typing_extensions import override
 
-from alauda_registry.storage import bucket_listing, paths
+from alauda_registry.storage import paths
+from alauda_registry.storage.bucket import listing
 from alauda_registry.storage.driver import (
     PIECE_MARK,
     FileInfo,
@@ -44,12 +45,12 @@ class BucketTree(DriverTree):
     @override
     async def walk(self, folder: str) -> AsyncGenerator[Sequence[File], None]:
         links = _Links()
-        listing = (
-            bucket_listing.everything(self._objects)
+        listed = (
+            listing.everything(self._objects)
             if folder == paths.ROOT
-            else bucket_listing.pages(self._objects, folder)
+            else listing.pages(self._objects, folder)
         )
-        async with aclosing(listing) as pages:
+        async with aclosing(listed) as pages:
             async for page in pages:
                 known = {info.path: _known(info, links) for info in page}
                 unknown = [info for info in page if known[info.path] is None]

@@ -15,7 +15,8 @@ from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.errors import ManifestInvalid
 from alauda_registry.oci.manifest import Manifest, media_type_of
 from alauda_registry.oci.reference import RepositoryName, Tag
-from alauda_registry.storage import bucket_listing, paths
+from alauda_registry.storage import paths
+from alauda_registry.storage.bucket import listing
 from alauda_registry.storage.driver import (
     DriverError,
     FileInfo,
@@ -324,7 +325,7 @@ class Judge:
         objects = self._driver.objects
         if objects is None:
             return self._driver.walk(folder)
-        return bucket_listing.files(objects, folder)
+        return listing.files(objects, folder)
 
     async def _unlinked(self, suspicion: Suspicion) -> Finding | None:
         digest = _digest(suspicion)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 from typing_extensions import override
 
-from alauda_registry.storage import bucket_listing, paths
+from alauda_registry.storage import paths
+from alauda_registry.storage.bucket import listing
 from alauda_registry.storage.driver import FileInfo, Unreachable
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
@@ -62,7 +63,7 @@ class Listed:
 
     async def everything(self) -> list[FileInfo]:
         found: list[FileInfo] = []
-        async for page in bucket_listing.everything(self.driver):
+        async for page in listing.everything(self.driver):
             found += page
         return found
 
@@ -105,7 +106,7 @@ async def test_the_parts_are_the_whole_in_order(
     found = [info.path for info in await listed.everything()]
 
     assert found == sorted(keys)
-    assert listed.transport.most <= bucket_listing.PARTS_AT_ONCE
+    assert listed.transport.most <= listing.PARTS_AT_ONCE
 
 
 @pytest.mark.parametrize("count", [10, 999, 20_000])
@@ -118,7 +119,7 @@ async def test_blobs_are_listed_at_once_for_hardly_more_requests(count: int) -> 
     # A part is to fill nine tenths of a page; where blobs and repositories begin takes three.
     assert listed.bucket.requests <= (pages if pages == 1 else 1.2 * pages + 4)
     assert (listed.transport.most > 1) == (pages > 1)
-    assert listed.transport.most <= bucket_listing.PARTS_AT_ONCE
+    assert listed.transport.most <= listing.PARTS_AT_ONCE
 
 
 @pytest.mark.parametrize(
@@ -150,14 +151,14 @@ async def test_what_is_in_one_folder_is_listed_a_page_after_the_other() -> None:
 
 async def test_no_more_pages_wait_than_are_allowed() -> None:
     listed = Listed(blobs(3000), page_size=10)
-    pages = bucket_listing.everything(listed.driver)
+    pages = listing.everything(listed.driver)
     await anext(pages)
     await anext(pages)
 
     for _ in range(2000):
         await asyncio.sleep(0)
 
-    waiting = bucket_listing.PARTS_AT_ONCE * bucket_listing.PAGES_AHEAD
+    waiting = listing.PARTS_AT_ONCE * listing.PAGES_AHEAD
     assert listed.bucket.requests <= 2 + waiting
     await pages.aclose()
     assert listed.transport.under_way == 0
@@ -176,7 +177,7 @@ async def test_a_page_that_is_refused_ends_the_whole(first: int) -> None:
     found: list[str] = []
 
     async def read() -> None:
-        async for page in bucket_listing.everything(listed.driver):
+        async for page in listing.everything(listed.driver):
             found.extend(info.path for info in page)
 
     with pytest.raises(Unreachable):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from alauda_registry.storage import paths
-from alauda_registry.storage.bucket_catalog import BucketCatalog
-from alauda_registry.storage.bucket_listing import PARTS_AT_ONCE
+from alauda_registry.storage.bucket.catalog import BucketCatalog
+from alauda_registry.storage.bucket.listing import PARTS_AT_ONCE
 from alauda_registry.storage.driver import FileInfo, ObjectStore, require_valid
 
 pytestmark = pytest.mark.anyio

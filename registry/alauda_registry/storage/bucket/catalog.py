@@ -20,8 +20,9 @@ from itertools import chain, repeat, takewhile
 
 from alauda_registry.oci.errors import NameInvalid
 from alauda_registry.oci.reference import LONGEST_NAME, RepositoryName
-from alauda_registry.storage import bucket_listing, paths
-from alauda_registry.storage.bucket_listing import BEHIND_SLASH
+from alauda_registry.storage import paths
+from alauda_registry.storage.bucket import listing
+from alauda_registry.storage.bucket.listing import BEHIND_SLASH
 from alauda_registry.storage.driver import FileInfo, ObjectStore, is_component, is_path
 from alauda_registry.storage.pages import Page
 from alauda_registry.storage.together import together
@@ -175,13 +176,13 @@ class BucketCatalog:
         begun = await first.begin("")
         starts = [""]
         if begun.more:
-            landmarks = await bucket_listing.folders(self._objects)
+            landmarks = await listing.folders(self._objects)
             passed = bisect_right(landmarks, begun.files[-1].path)
             starts += [path.removeprefix(_BELOW) for path in landmarks[passed :: max(1, passed)]]
         spans = map(Span, starts, [*starts[1:], ""])
         listings = chain([first], (_Listing(self._objects) for _ in starts[1:]))
         found = await together(
-            map(_in_span, listings, repeat(mark), spans), at_once=bucket_listing.PARTS_AT_ONCE
+            map(_in_span, listings, repeat(mark), spans), at_once=listing.PARTS_AT_ONCE
         )
         return sorted({name for names in found for name in names})
 

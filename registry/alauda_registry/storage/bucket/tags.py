@@ -12,8 +12,9 @@ from typing_extensions import override
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.errors import NameUnknown
 from alauda_registry.oci.reference import RepositoryName, Tag, is_tag
-from alauda_registry.storage import bucket_listing, paths
-from alauda_registry.storage.bucket_catalog import heads
+from alauda_registry.storage import paths
+from alauda_registry.storage.bucket import listing
+from alauda_registry.storage.bucket.catalog import heads
 from alauda_registry.storage.content import read_link
 from alauda_registry.storage.driver import ObjectStore, PathNotFound, StorageDriver, etag_of
 from alauda_registry.storage.pages import Page
@@ -57,14 +58,14 @@ class BucketTagStore(TagStore):
         """
         wanted = etag_of(str(digest).encode())
         others: set[str] = set()
-        async for info in bucket_listing.files(self._objects, paths.revisions(self._name)):
+        async for info in listing.files(self._objects, paths.revisions(self._name)):
             *_, algorithm, encoded, _ = info.path.split("/")
             others.add(etag_of(f"{algorithm}:{encoded}".encode()))
         others.discard(wanted)
         found: list[Tag] = []
         unknown: list[Tag] = []
         folder = paths.tags(self._name)
-        async for info in bucket_listing.files(self._objects, folder):
+        async for info in listing.files(self._objects, folder):
             name, _, rest = info.path.removeprefix(f"{folder}/").partition("/")
             if rest == "current/link" and is_tag(name) and info.etag not in others:
                 (found if info.etag == wanted else unknown).append(Tag(name))

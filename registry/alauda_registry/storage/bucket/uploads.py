@@ -25,8 +25,9 @@ from alauda_registry.oci.errors import (
     DigestInvalid,
 )
 from alauda_registry.oci.reference import RepositoryName
-from alauda_registry.storage import bucket_listing, paths
+from alauda_registry.storage import paths
 from alauda_registry.storage.blobs import BlobStore
+from alauda_registry.storage.bucket import listing
 from alauda_registry.storage.content import logger
 from alauda_registry.storage.driver import (
     Busy,
@@ -91,7 +92,7 @@ class BucketUploadStore(UploadStore):
         newest: dict[str, FileInfo] = {}
         folder = paths.uploads(self._name)
         # Pieces, too, also those that no session knows of.
-        async for info in bucket_listing.files(self._objects, folder):
+        async for info in listing.files(self._objects, folder):
             upload_id = info.path.removeprefix(f"{folder}/").partition("/")[0]
             known = newest.get(upload_id)
             if known is None or info.modified_at > known.modified_at:

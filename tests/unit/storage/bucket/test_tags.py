@@ -9,7 +9,7 @@ from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.errors import NameUnknown
 from alauda_registry.oci.reference import RepositoryName, Tag
 from alauda_registry.storage import paths
-from alauda_registry.storage.bucket_tags import BucketTagStore
+from alauda_registry.storage.bucket.tags import BucketTagStore
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
 from alauda_registry.storage.drivers.s3.driver import S3Driver

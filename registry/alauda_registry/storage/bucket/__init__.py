@@ -1,0 +1,1 @@
+"""What a repository library does otherwise where files are objects: pages instead of folders."""
