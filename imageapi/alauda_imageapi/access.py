@@ -27,7 +27,6 @@ from alauda_imageapi.machinery.errors import (
     no_such_resource,
 )
 from alauda_imageapi.machinery.request_info import attributes_of, refusal
-from alauda_imageapi.machinery.resources import UserInfo
 from alauda_imageapi.machinery.targets import parse_segments
 from alauda_registry.auth.authenticator import Caller
 from alauda_registry.auth.scopes import (
@@ -38,7 +37,7 @@ from alauda_registry.auth.scopes import (
     Access,
     of_repository,
 )
-from alauda_registry.kube.client import Attributes, ResourceAttributes
+from alauda_registry.kube.client import Attributes, ResourceAttributes, UserInfo
 from alauda_registry.oci import errors as registry_errors
 
 WATCHES_ASK_SECONDS = 5.0

@@ -10,7 +10,7 @@ import logging
 from alauda_imageapi.kinds.names import GROUP
 from alauda_imageapi.machinery.errors import ServiceUnavailable, StatusError
 from alauda_imageapi.machinery.request_info import refusal
-from alauda_imageapi.machinery.resources import Access, UserInfo as ApiUser
+from alauda_imageapi.machinery.resources import Access
 from alauda_registry.auth.recent import Recent
 from alauda_registry.kube import errors as kube_errors
 from alauda_registry.kube.client import (
@@ -56,7 +56,7 @@ class Authorization:
         if not await self._allows(user, attributes):
             raise refusal(user.username, attributes)
 
-    async def allows(self, user: ApiUser, access: Access) -> bool:
+    async def allows(self, user: UserInfo, access: Access) -> bool:
         """Tell whether somebody may do something to our own kinds.
 
         Raises:
@@ -64,7 +64,6 @@ class Authorization:
         """
         if MASTERS in user.groups:
             return True
-        extra = tuple(sorted((key, tuple(values)) for key, values in user.extra.items()))
         attributes = ResourceAttributes(
             access.verb,
             GROUP.name,
@@ -74,7 +73,7 @@ class Authorization:
             access.name,
             GROUP.version,
         )
-        return await self._allows(UserInfo(user.name, user.uid, user.groups, extra), attributes)
+        return await self._allows(user, attributes)
 
     async def _allows(self, user: UserInfo, attributes: Attributes) -> bool:
         async def ask() -> bool:

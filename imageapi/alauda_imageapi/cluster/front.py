@@ -31,9 +31,8 @@ from alauda_imageapi.machinery.errors import (
     StatusError,
 )
 from alauda_imageapi.machinery.request_info import attributes_of
-from alauda_imageapi.machinery.resources import UserInfo
 from alauda_imageapi.machinery.targets import parse_segments
-from alauda_registry.kube.client import Attributes, UserInfo as KubeUser
+from alauda_registry.kube.client import Attributes
 from alauda_registry.serving.lifespan import live
 
 logger = logging.getLogger(__name__)
@@ -129,7 +128,7 @@ class Front:
 
         try:
             await opened.authorization.require(caller.user, attributes)
-            scope[USER] = _user(caller.user)
+            scope[USER] = caller.user
             if attributes.verb == "watch" and scope["method"] == "GET":
                 await _watch(scope, opened, attributes, leave, receive, answer)
             else:
@@ -229,7 +228,3 @@ class _Answer:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)
-
-
-def _user(user: KubeUser) -> UserInfo:
-    return UserInfo(user.username, user.uid, user.groups, dict(user.extra))

@@ -37,14 +37,12 @@ from alauda_imageapi.machinery.openapi import OpenAPI
 from alauda_imageapi.machinery.options import ListOptions, parse_revision
 from alauda_imageapi.machinery.representations import Representation
 from alauda_imageapi.machinery.resources import (
-    ANONYMOUS,
     Admission,
     Context,
     Group,
     Permission,
     Reservation,
     Resource,
-    UserInfo,
     admit_all,
     allow_all,
     reserve_nothing,
@@ -56,6 +54,7 @@ from alauda_imageapi.machinery.targets import Target, parse_segments, parse_targ
 from alauda_imageapi.machinery.watch_limits import WatchLimits, WatchSeats
 from alauda_imageapi.machinery.watching import TroubleLog, WatchStream
 from alauda_imageapi.machinery.writing import Writes
+from alauda_registry.kube.client import ANONYMOUS, UserInfo
 from alauda_registry.serving.exchange import ABORT
 
 logger = logging.getLogger(__name__)

@@ -30,6 +30,7 @@ from alauda_imageapi.machinery.metadata import Surroundings
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.schema import Schema
 from alauda_imageapi.machinery.store import StoreFull, StoreUnavailable
+from alauda_registry.kube.client import ANONYMOUS, UserInfo
 
 TABLE_NAME = "name"
 
@@ -45,19 +46,6 @@ class Group:
     def api_version(self) -> str:
         """As objects have it."""
         return f"{self.name}/{self.version}"
-
-
-@dataclass(frozen=True, slots=True)
-class UserInfo:
-    """Who asks, as TokenReview and the front proxy have it."""
-
-    name: str
-    uid: str = ""
-    groups: tuple[str, ...] = ()
-    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-ANONYMOUS = UserInfo("system:anonymous", groups=("system:unauthenticated",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +341,7 @@ class Resource:
         if context.namespace:
             where = f'in the namespace "{context.namespace}"'
         raise Forbidden(
-            f'{self.qualified} "{name}" is forbidden: User "{context.user.name}" cannot create '
+            f'{self.qualified} "{name}" is forbidden: User "{context.user.username}" cannot create '
             f'resource "{self.name}" in API group "{self.group.name}" {where}',
             details=self.details(context, name),
         )

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from alauda_imageapi.machinery.errors import TooManyRequests
-from alauda_imageapi.machinery.resources import UserInfo
+from alauda_registry.kube.client import UserInfo
 
 _RETRY_SECONDS = 1
 
@@ -46,21 +46,21 @@ class WatchSeats:
             TooManyRequests: There are too many.
         """
         limits = self._limits
-        if limits.per_user and self._taken[user.name] >= limits.per_user:
+        if limits.per_user and self._taken[user.username] >= limits.per_user:
             raise _refusal(
                 f"you have {limits.per_user} watches here, which is as many as a user may have"
             )
         if self._total >= limits.total:
             raise _refusal(f"there are {limits.total} watches here, as many as there may be")
-        self._taken[user.name] += 1
+        self._taken[user.username] += 1
         self._total += 1
 
     def leave(self, user: UserInfo) -> None:
         """Have one less."""
         self._total -= 1
-        self._taken[user.name] -= 1
-        if not self._taken[user.name]:
-            del self._taken[user.name]
+        self._taken[user.username] -= 1
+        if not self._taken[user.username]:
+            del self._taken[user.username]
 
 
 def _refusal(why: str) -> TooManyRequests:

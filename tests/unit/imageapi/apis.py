@@ -22,11 +22,12 @@ from alauda_imageapi.kinds.names import GROUP
 from alauda_imageapi.kinds.pull_secrets import PullSecrets
 from alauda_imageapi.machinery.application import USER, ApiServer, Guard, Version
 from alauda_imageapi.machinery.metadata import Surroundings
-from alauda_imageapi.machinery.resources import Permission, UserInfo, allow_all
+from alauda_imageapi.machinery.resources import Permission, allow_all
 from alauda_imageapi.machinery.sqlite import SQLiteStore
 from alauda_imageapi.machinery.sqlite_file import StoreLimits
 from alauda_imageapi.machinery.store import ObjectStore
 from alauda_imageapi.machinery.watch_limits import WatchLimits
+from alauda_registry.kube.client import UserInfo
 from alauda_registry.kube.inmemory_resources import InMemoryResources
 from alauda_registry.serving.exchange import ABORT
 

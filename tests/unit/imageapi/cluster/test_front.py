@@ -25,14 +25,13 @@ from alauda_imageapi.cluster.health import Health
 from alauda_imageapi.cluster.in_flight import InFlight
 from alauda_imageapi.cluster.metrics import Metrics
 from alauda_imageapi.machinery.application import USER
-from alauda_imageapi.machinery.resources import UserInfo
 from alauda_registry.auth.kubernetes import KubernetesAuthenticator
 from alauda_registry.auth.throttle import Throttle
 from alauda_registry.kube.client import (
     Attributes,
     NonResourceAttributes,
     ResourceAttributes,
-    UserInfo as KubeUser,
+    UserInfo,
 )
 from alauda_registry.kube.inmemory import Grant, InMemoryKubeClient
 from alauda_registry.serving.protocol import CHAIN
@@ -42,7 +41,7 @@ pytestmark = pytest.mark.anyio
 
 IMAGES = "/apis/image.alauda.io/v1/images"
 TOKEN = {"Authorization": "Bearer good"}
-ALICE = KubeUser("alice", "1", ("people",), (("scopes", ("a",)),))
+ALICE = UserInfo("alice", "1", ("people",), (("scopes", ("a",)),))
 
 
 class Setting:
@@ -59,7 +58,7 @@ class Setting:
             Grant("alice", ResourceAttributes(verb, "image.alauda.io", "images"))
             for verb in ("list", "watch", "create")
         }
-        masters = KubeUser("root", groups=("system:masters",))
+        masters = UserInfo("root", groups=("system:masters",))
         self.kube = kube = Patient(
             tokens={"good": (ALICE, frozenset()), "root": (masters, frozenset())}, grants=grants
         )
@@ -111,12 +110,12 @@ class Patient(InMemoryKubeClient):
         self.waiting: Counter[str] = Counter()
 
     @override
-    async def review_token(self, token: str, audiences: Sequence[str] = ()) -> KubeUser | None:
+    async def review_token(self, token: str, audiences: Sequence[str] = ()) -> UserInfo | None:
         await self._wait("tokens")
         return await super().review_token(token, audiences)
 
     @override
-    async def review_access(self, user: KubeUser, attributes: Attributes) -> bool:
+    async def review_access(self, user: UserInfo, attributes: Attributes) -> bool:
         await self._wait(user.username)
         return await super().review_access(user, attributes)
 
@@ -137,14 +136,10 @@ async def test_the_application_is_told_who_asks_and_nothing_that_could_tell_othe
 
     assert answer.status_code == 200
     (scope,) = setting.scopes
-    assert scope[USER] == UserInfo("alice", "1", ("people", "system:authenticated"), _extra())
+    assert scope[USER] == UserInfo("alice", "1", ("people", "system:authenticated"), ALICE.extra)
     names = {name for name, _ in scope["headers"]}
     assert names.isdisjoint({b"authorization", b"x-remote-user"})
     assert b"accept" in names
-
-
-def _extra() -> dict[str, Any]:
-    return {"scopes": ("a",)}
 
 
 @pytest.mark.parametrize(

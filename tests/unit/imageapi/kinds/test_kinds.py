@@ -11,7 +11,8 @@ from alauda_imageapi.kinds.imagestreammappings import point_tag
 from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery.errors import Forbidden
 from alauda_imageapi.machinery.metadata import Surroundings
-from alauda_imageapi.machinery.resources import Access, Context, UserInfo
+from alauda_imageapi.machinery.resources import Access, Context
+from alauda_registry.kube.client import UserInfo
 from tests.unit.imageapi.apis import (
     DIGEST,
     MERGE_PATCH,

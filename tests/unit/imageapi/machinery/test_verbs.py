@@ -10,7 +10,8 @@ from typing_extensions import override
 from alauda_imageapi.kinds.content import NoContent
 from alauda_imageapi.machinery import bodies
 from alauda_imageapi.machinery.errors import Forbidden
-from alauda_imageapi.machinery.resources import Access, UserInfo
+from alauda_imageapi.machinery.resources import Access
+from alauda_registry.kube.client import UserInfo
 from tests.unit.imageapi.apis import (
     APPLY_PATCH,
     BASE,
