@@ -42,6 +42,16 @@ def part_size(number: int, base: int, *, even: int) -> int:
     return min(max(base << doublings, base), max(LARGEST, base))
 
 
+def short_size(number: int) -> int:
+    """Return how large a part is to be while memory is short: some 300 GiB in all.
+
+    Args:
+        number: Which, from 1 on.
+    """
+    beyond = max(0, number - _SMALLEST_UNTIL)
+    return SMALLEST + (LARGEST - SMALLEST) * beyond // (MAXIMUM - _SMALLEST_UNTIL)
+
+
 class Budget:
     """How much memory all uploads of a process together may use for parts.
 
@@ -140,7 +150,9 @@ class PartStream:
             await self._wait_for_room()
 
     async def take_rest(self) -> list[bytes]:
-        """Wait for all parts, and return what was too little for one; it is given up here.
+        """Wait for all parts, and return what was too little for one.
+
+        It counts as kept here until :meth:`drop`.
 
         Raises:
             DriverError: A part could not be kept.
@@ -148,8 +160,6 @@ class PartStream:
         await self._settle()
         self._require_sound()
         rest, self._chunks = self._chunks, []
-        self._budget.give_back(self._buffered)
-        self._buffered = 0
         return rest
 
     async def finish(self) -> None:
@@ -173,9 +183,8 @@ class PartStream:
 
     def _wanted(self) -> int:
         """Return at which size the part in the making is to be cut."""
-        if self._budget.is_short and self._number < _SMALLEST_UNTIL:
-            return SMALLEST
-        return part_size(self._number + 1, self._base, even=self._even)
+        wanted = part_size(self._number + 1, self._base, even=self._even)
+        return min(wanted, short_size(self._number + 1)) if self._budget.is_short else wanted
 
     async def _hand_out(self) -> None:
         if self._number >= MAXIMUM:
@@ -186,19 +195,19 @@ class PartStream:
         self._number += 1
         body, self._chunks = self._chunks, []
         length, self._buffered = self._buffered, 0
-        task = asyncio.ensure_future(self._put(self._number, body, length))
+        task = asyncio.ensure_future(self._put(self._number, body))
         self._under_way.add(task)
+        # Also of one that is cancelled before it begins.
+        task.add_done_callback(lambda _: self._budget.give_back(length))
         task.add_done_callback(self._under_way.discard)
 
-    async def _put(self, number: int, body: list[bytes], length: int) -> None:
+    async def _put(self, number: int, body: list[bytes]) -> None:
         try:
             sha256 = await hash_body(body)
             await self._sink.put(number, body, sha256)
         except BaseException as error:  # noqa: BLE001 -- it is raised where the next one waits
             if self._failed is None:
                 self._failed = error
-        finally:
-            self._budget.give_back(length)
 
     async def _wait_for_room(self) -> None:
         """Wait until there is room, or one of our own parts has gone."""

@@ -17,6 +17,7 @@ from alauda_registry.storage.drivers.s3.parts import (
     Budget,
     PartStream,
     part_size,
+    short_size,
 )
 
 pytestmark = pytest.mark.anyio
@@ -147,3 +148,24 @@ def test_parts_grow_and_stay_within_bounds(even: int) -> None:
     # Half a tebibyte and more for the smallest setting but one.
     assert sum(sizes) > 550 * 1024 * MIB
     assert part_size(MAXIMUM, 512 * MIB, even=even) == 512 * MIB
+
+
+def test_parts_are_small_while_memory_is_short_and_grow_before_there_are_too_many() -> None:
+    sizes = [short_size(number) for number in range(1, MAXIMUM + 1)]
+
+    assert sizes == sorted(sizes)
+    assert set(sizes[:1000]) == {SMALLEST}
+    assert sizes[-1] == LARGEST
+    assert sum(sizes) > 300 * 1024 * MIB
+
+
+async def test_what_is_too_little_for_a_part_is_counted_until_it_is_gone() -> None:
+    budget = Budget(4 * MIB)
+    stream = stream_into(FakeSink(), budget)
+    await stream.write([bytes(4 * MIB)])
+
+    assert len(b"".join(await stream.take_rest())) == 4 * MIB
+
+    assert budget.is_short
+    await stream.drop()
+    assert not budget.is_short
