@@ -416,7 +416,10 @@ async def pump(
             if size >= block_size:
                 before, under_way = under_way, None
                 if before is not None:
+                    ready, block = block, []
+                    # Of which some may be missing when this ends here, and then the rest is, too.
                     await before
+                    block = ready
                 under_way = writer.write(block, absorb)
                 block, size = [], 0
     finally:

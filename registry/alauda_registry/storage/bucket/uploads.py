@@ -12,9 +12,9 @@ that it is alone: it shares no byte with others, and the digest says what it is.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from functools import partial
 
 from typing_extensions import override
 
@@ -98,11 +98,16 @@ class BucketUploadStore(UploadStore):
             if known is None or info.modified_at > known.modified_at:
                 newest[upload_id] = info
         horizon = self._horizon(maximum_age)
+        expired = 0
         idle = [upload_id for upload_id, info in newest.items() if info.modified_at < horizon]
         for upload_id in idle:
-            with contextlib.suppress(PathNotFound):
-                await self._driver.delete(f"{folder}/{upload_id}", durable=False)
-        return len(idle)
+            try:
+                with contextlib.suppress(PathNotFound):
+                    await self._driver.delete(f"{folder}/{upload_id}", durable=False)
+                expired += 1
+            except DriverError as error:
+                logger.error("an upload of %s is not expired: %s", self._name, error)
+        return expired
 
     @override
     def _session(self, upload_id: str, size: int) -> "BucketUploadSession":
@@ -173,7 +178,7 @@ class BucketUploadSession(UploadSession):
             raise BlobUploadUnknown(upload=self.id) from missing
         await self._driver.publish(await self._blobs.link_step(digest, digest))
         self._progress.forget(self.id)
-        await self._forget(snapshot.delete())
+        await self._forget(snapshot.delete)
 
     async def _commit_whole(self, digest: Digest, piece: Piece) -> None:
         if piece.start not in (None, 0):
@@ -184,10 +189,11 @@ class BucketUploadSession(UploadSession):
             await self._remove()
             raise
         self._progress.forget(self.id)
-        # There is nothing in the session to go on with, so its end need not wait for the link.
+        # There is nothing in the session to go on with, so its end need not wait for the link; whoever
+        # hears that this failed begins another one.
         link = await self._blobs.link_step(digest, digest)
         await together(
-            (self._driver.publish(link), self._forget(self._objects.discard(self._path)))
+            (self._driver.publish(link), self._forget(partial(self._objects.discard, self._path)))
         )
 
     async def _copy(self, snapshot: Snapshot, digest: Digest) -> None:
@@ -196,11 +202,20 @@ class BucketUploadSession(UploadSession):
         An object does not lose its bytes as a file on a disk may, and was checked when it came.
         """
         target = paths.blob_data(digest)
-        if snapshot.size >= _LARGE:
-            with contextlib.suppress(PathNotFound):
-                if (await self._driver.stat(target)).size == snapshot.size:
-                    return
-        await snapshot.copy(target)
+        if snapshot.size >= _LARGE and await self._is_there(target, snapshot.size):
+            return
+        try:
+            await snapshot.copy(target)
+        except PathNotFound:
+            # Another request for the same may have ended the session, and put them in place.
+            if not await self._is_there(target, snapshot.size):
+                raise
+
+    async def _is_there(self, target: str, size: int) -> bool:
+        try:
+            return (await self._driver.stat(target)).size == size
+        except PathNotFound:
+            return False
 
     async def _digest_of(self, snapshot: Snapshot, algorithm: Algorithm) -> Digest:
         progress = self._progress.take(self.id, snapshot.size)
@@ -234,10 +249,10 @@ class BucketUploadSession(UploadSession):
                     raise self._out_of_order() from busy
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _forget(self, deletion: Coroutine[Any, Any, None]) -> None:
+    async def _forget(self, delete: Callable[[], Awaitable[None]]) -> None:
         """Delete the session of a blob that is in its place; what stays is expired later."""
         try:
-            await deletion
+            await delete()
         except DriverError as error:
             logger.warning("an upload that is over is left for now: %s", error)
 

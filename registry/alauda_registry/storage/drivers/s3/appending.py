@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from alauda_registry.storage.drivers.s3.parts import (
     begin_alongside,
 )
 from alauda_registry.storage.threads import see_through
+
+logger = logging.getLogger(__name__)
 
 RENEWAL_SECONDS = 8.0
 EVEN_PIECES = 64
@@ -83,7 +86,7 @@ async def _take(client: S3Client, path: str, found: Composition) -> Composition:
     body = claimed.dump()
     try:
         etag = await client.put(path, (body,), pieces_size=claimed.size, instead_of=found.etag)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, DriverError):
         # It may be ours all the same, and others would wait until that ends by itself.
         await see_through(drop(_give_up(client, path, claimed.writer)))
         raise
@@ -175,27 +178,28 @@ class Appender(FileWriter, Sink):
 
     @override
     async def truncate(self, size: int) -> None:
-        if size == self._start == self._saved.size:
-            # As if nothing had been written since the claim.
-            if self._stream is not None:
-                await self._stream.drop()
-            self._before, self._after, self._stream = self._saved.pieces, {}, None
-            self._offset = size
-            return
-        await self._flush()
-        kept: list[Piece] = []
-        for piece in self._pieces():
-            left = size - sum(before.size for before in kept)
-            if left >= piece.size:
-                kept.append(piece)
-            elif left > 0:
-                content = await read_span(self._client, self._path, [piece], 0, left)
-                name = _piece_name()
-                self._made.add(name)
-                await self._client.put(self._path + name, (content,))
-                kept.append(Piece(name, left))
-        self._before, self._after, self._stream = tuple(kept), {}, None
-        self._offset = min(size, self._offset)
+        async with self._saving:
+            if size == self._start == self._saved.size:
+                # As if nothing had been written since the claim.
+                if self._stream is not None:
+                    await self._stream.drop()
+                self._before, self._after, self._stream = self._saved.pieces, {}, None
+                self._offset = size
+                return
+            await self._flush()
+            kept: list[Piece] = []
+            for piece in self._pieces():
+                left = size - sum(before.size for before in kept)
+                if left >= piece.size:
+                    kept.append(piece)
+                elif left > 0:
+                    content = await read_span(self._client, self._path, [piece], 0, left)
+                    name = _piece_name()
+                    self._made.add(name)
+                    await self._client.put(self._path + name, (content,))
+                    kept.append(Piece(name, left))
+            self._before, self._after, self._stream = tuple(kept), {}, None
+            self._offset = min(size, self._offset)
 
     @override
     async def sync(self, note: bytes = b"") -> None:
@@ -211,8 +215,9 @@ class Appender(FileWriter, Sink):
 
     async def _end(self) -> None:
         self._renewal.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._renewal
+        (trouble,) = await asyncio.gather(self._renewal, return_exceptions=True)
+        if isinstance(trouble, Exception):
+            logger.error("a claim was not renewed: unforeseen", exc_info=trouble)
         try:
             if self._saved.is_claimed:
                 try:
@@ -271,7 +276,8 @@ class Appender(FileWriter, Sink):
         """
         async with self._saving:
             pieces = self._pieces()
-            if sum(piece.size for piece in pieces) < self._saved.size:
+            is_behind = sum(piece.size for piece in pieces) < self._saved.size
+            if is_behind and self._stream is not None:
                 # The last piece was begun anew, and is not there yet.
                 pieces = self._saved.pieces
             new = replace(
@@ -284,6 +290,8 @@ class Appender(FileWriter, Sink):
                 )
             except Conflict as conflict:
                 self._saved = replace(self._saved, is_claimed=False)
+                # Something between us and the server may have sent it twice.
+                self._made -= {piece.name for piece in pieces}
                 await self._client.head(self._path)
                 raise Busy(driver=NAME, path=self._path) from conflict
             except BaseException:

@@ -1,0 +1,202 @@
+"""Uploads into a bucket that are cut short, refused, repeated and expired."""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncGenerator
+from datetime import timedelta
+
+import pytest
+from typing_extensions import override
+
+from alauda_registry.oci.digest import Algorithm, Digest
+from alauda_registry.oci.errors import SizeInvalid
+from alauda_registry.oci.reference import RepositoryName
+from alauda_registry.storage.drivers.s3 import appending
+from alauda_registry.storage.drivers.s3.client import S3Client
+from alauda_registry.storage.drivers.s3.credentials import GivenKeys
+from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
+from alauda_registry.storage.drivers.s3.parts import MIB
+from alauda_registry.storage.drivers.s3.signing import Keys
+from alauda_registry.storage.drivers.s3.transport import Answer, Request
+from alauda_registry.storage.hashing import HashProgress
+from alauda_registry.storage.repositories import Registry, Repository
+from alauda_registry.storage.uploads import Piece
+from tests.parts.fake_bucket import BUCKET, FakeBucket, FakeTransport, Refused
+
+pytestmark = pytest.mark.anyio
+
+NAME = RepositoryName("team/app")
+BLOCK = 256 * 1024
+
+
+class SlowCopies(FakeTransport):
+    """A server that takes its time to copy, and most of it for who is not the first."""
+
+    @override
+    async def send(self, request: Request) -> Answer:
+        if "x-amz-copy-source" in request.headers:
+            first, *_ = self._bucket.uploads
+            await asyncio.sleep(0.01 if request.query["uploadId"] == first else 0.3)
+        return await super().send(request)
+
+
+@pytest.fixture
+def bucket() -> FakeBucket:
+    return FakeBucket(time.time)
+
+
+def driver_of(bucket: FakeBucket, memory: int = 48 * MIB) -> S3Driver:
+    client = S3Client(SlowCopies(bucket), BUCKET, GivenKeys(Keys("key", "secret")))
+    return S3Driver(client, S3Options(memory=memory))
+
+
+def repository_of(bucket: FakeBucket) -> Repository:
+    return Registry(driver_of(bucket)).repository(NAME)
+
+
+def digest_of(content: bytes) -> Digest:
+    return Digest(Algorithm.SHA256, hashlib.sha256(content).hexdigest())
+
+
+async def chunks_of(content: bytes, size: int = BLOCK) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+async def test_what_is_dropped_is_no_longer_counted(bucket: FakeBucket) -> None:
+    # A part that was handed out, and cancelled before it was on its way.
+    driver = driver_of(bucket, memory=44 * MIB)
+    repository = Registry(driver).repository(NAME)
+
+    for _ in range(5):
+        session = await repository.uploads.start()
+        with pytest.raises(SizeInvalid):
+            await session.append(Piece(chunks_of(bytes(8 * MIB)), 0, 9 * MIB))
+
+    sizes: list[int] = []
+
+    def note(request: Request) -> None:
+        if "partNumber" in request.query:
+            sizes.append(sum(map(len, request.body)))
+
+    bucket.on_effect = note
+    # While memory is short, it would be cut at 5 MiB.
+    writer = await driver.create("/after")
+    for _ in range(9):
+        await writer.write([bytes(MIB)])
+    await writer.commit()
+    await writer.abort()
+    assert sorted(sizes) == [MIB, 8 * MIB]
+
+
+async def test_a_piece_that_is_refused_after_a_renewal_is_dropped(
+    bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "RENEWAL_SECONDS", 0.05)
+    repository = repository_of(bucket)
+    session = await repository.uploads.start()
+
+    async def slow() -> AsyncGenerator[bytes, None]:
+        async for chunk in chunks_of(bytes(12 * MIB)):
+            yield chunk
+        await asyncio.sleep(0.3)
+
+    with pytest.raises(SizeInvalid):
+        await session.append(Piece(slow(), 0, 20 * MIB))
+
+    assert (await repository.uploads.resume(session.id)).size == 0
+
+
+async def test_nothing_is_missing_in_what_a_cancelled_request_leaves(
+    bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"".join(bytes([number]) * BLOCK for number in range(40))
+    absorb, hashed = HashProgress.absorb, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slowly(progress: HashProgress, blocks: list[bytes]) -> None:
+        if progress.offset > MIB:
+            loop.call_soon_threadsafe(hashed.set)
+            time.sleep(0.1)
+        absorb(progress, blocks)
+
+    monkeypatch.setattr(HashProgress, "absorb", slowly)
+    repository = repository_of(bucket)
+    session = await repository.uploads.start()
+    appending_ = asyncio.ensure_future(session.append(Piece(chunks_of(content), 0)))
+    await hashed.wait()
+    appending_.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await appending_
+
+    snapshot = await driver_of(bucket).snapshot(_data_of(session.id))
+    assert snapshot.size > 0
+    assert await snapshot.read(0, snapshot.size) == content[: snapshot.size]
+
+
+def _data_of(upload_id: str) -> str:
+    return f"/docker/registry/v2/repositories/{NAME}/_uploads/{upload_id}/data"
+
+
+async def test_the_same_closing_request_twice_at_once_succeeds_twice(bucket: FakeBucket) -> None:
+    content = bytes(20 * MIB)
+    first, second = repository_of(bucket), repository_of(bucket)
+    session = await first.uploads.start()
+    await session.append(Piece(chunks_of(content), 0))
+    sessions = [await some.uploads.resume(session.id) for some in (first, second)]
+
+    async with asyncio.TaskGroup() as group:
+        for one in sessions:
+            nothing = Piece(chunks_of(b""), len(content), 0)
+            group.create_task(one.commit(digest_of(content), nothing))
+
+    assert await second.blobs.stat(digest_of(content)) == len(content)
+    assert not bucket.uploads
+
+
+async def test_a_claim_that_is_refused_in_the_end_keeps_nothing_from_being_saved(
+    bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "RENEWAL_SECONDS", 0.01)
+    monkeypatch.setattr("alauda_registry.storage.drivers.s3.client._PAUSES", (0.001, 0.002))
+    writer = await driver_of(bucket).append("/file", create=True, wait=0)
+    await writer.write([bytes(3 * MIB)])
+    answers, is_over = [503, 503, 503, 503, 403], asyncio.Event()
+
+    def refuse(request: Request) -> None:
+        if request.method == "PUT" and "if-match" in request.headers and answers:
+            status = answers.pop(0)
+            if not answers:
+                is_over.set()
+            raise Refused(status, "SlowDown" if status == 503 else "AccessDenied")
+
+    bucket.on_request = refuse
+    await is_over.wait()
+    # For what follows the last refusal.
+    await asyncio.sleep(0.05)
+    await writer.close()
+
+    assert (await driver_of(bucket).stat("/file")).size == 3 * MIB
+
+
+async def test_who_may_not_list_multipart_uploads_still_expires_sessions(
+    bucket: FakeBucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry(driver_of(bucket))
+    session = await registry.repository(NAME).uploads.start()
+    bucket.put(f"docker/registry/v2/repositories/{NAME}/_uploads/0 stray/x", b"")
+
+    def refuse(request: Request) -> None:
+        if request.method == "GET" and "uploads" in request.query:
+            raise Refused(403, "AccessDenied")
+
+    bucket.on_request = refuse
+    await registry.expire_uploads()
+    # As if it were old.
+    dropped = await registry.repository(NAME).uploads.expire(timedelta(seconds=-5))
+
+    assert "multipart uploads are not expired" in caplog.text
+    assert dropped == 1
+    assert not [key for key in bucket.objects if session.id in key]
