@@ -154,7 +154,11 @@ class Registry:
             async with self._driver.lock("expire-uploads", exclusive=True, wait=0):
                 if objects is not None:
                     # The name of a folder is not needed for what lies at the blobs' keys.
-                    expired += await objects.drop_unfinished(paths.ROOT, self._options.upload_age)
+                    try:
+                        age = self._options.upload_age
+                        expired += await objects.drop_unfinished(paths.ROOT, age)
+                    except DriverError as error:
+                        logger.error("multipart uploads are not expired: %s", error)
                 async for name in self._uploading():
                     uploads = self.repository(name).uploads
                     try:

@@ -189,8 +189,8 @@ class BucketUploadSession(UploadSession):
             await self._remove()
             raise
         self._progress.forget(self.id)
-        # There is nothing in the session to go on with, so its end need not wait for the link; whoever
-        # hears that this failed begins another one.
+        # There is nothing in the session to go on with, so its end need not wait for the link, and
+        # whoever hears that this failed begins another one.
         link = await self._blobs.link_step(digest, digest)
         await together(
             (self._driver.publish(link), self._forget(partial(self._objects.discard, self._path)))

@@ -86,17 +86,23 @@ class ObjectInfo:
         return (now - self.modified_at).total_seconds()
 
     @classmethod
-    def of(cls, headers: Mapping[str, str], path: str) -> "ObjectInfo":
+    def of(cls, headers: Mapping[str, str], path: str, length: int | None = None) -> "ObjectInfo":
         """Read the headers of an answer.
+
+        Args:
+            headers: They.
+            path: Where the object is.
+            length: Of the body, if all of it is here: what stands before a server may leave it out.
 
         Raises:
             Truncated: They are not those of an object.
         """
         try:
-            size = int(headers.get("content-length", "0"))
             whole = headers.get("content-range", "").rpartition("/")[2]
-            if whole.isdigit():
+            if whole.isdecimal():
                 size = int(whole)
+            else:
+                size = length if length is not None else int(headers["content-length"])
             pieces_size = headers.get(SIZE)
             return cls(
                 headers["etag"],
@@ -181,7 +187,7 @@ class S3Client:
         request = Request("GET", self.key(path), headers=headers)
         answer, _ = await self._send(request, path, span[1] if span else 0)
         _require(answer, path)
-        return ObjectInfo.of(answer.headers, path), answer.body
+        return ObjectInfo.of(answer.headers, path, len(answer.body)), answer.body
 
     async def open(
         self, path: str, offset: int = 0, length: int | None = None, etag: str | None = None
@@ -510,7 +516,8 @@ class S3Client:
                 if not isinstance(answer, Answer) or answer.status < 300:
                     return answer, count
                 code, message = documents.parse_error(answer.body)
-                if not doubted and (code in CREDENTIAL_CODES or answer.status == 403):
+                is_doubtful = code in CREDENTIAL_CODES or answer.status == 403
+                if is_doubtful and not doubted and count < ATTEMPTS:
                     # Keys may have been changed just now. And MinIO refuses to write to a folder
                     # that is being deleted at this moment.
                     doubted = True
@@ -521,7 +528,7 @@ class S3Client:
                     return answer, count
                 trouble = refusal(answer.status, code, message, path)
                 asked = answer.headers.get("retry-after", "")
-                if asked.isdigit():
+                if asked.isascii() and asked.isdigit():
                     pause = max(pause, min(int(asked), _PAUSES[1]))
             if count == ATTEMPTS or loop.time() + pause >= deadline:
                 raise trouble

@@ -18,6 +18,7 @@ from alauda_registry.storage.driver import (
     PIECE_MARK,
     Busy,
     Capacity,
+    DriverError,
     Ensure,
     FileInfo,
     FileReader,
@@ -337,10 +338,15 @@ class S3Driver(StorageDriver, ObjectStore):
         require_valid(path, driver=NAME)
         horizon = datetime.now(UTC) - maximum_age
         uploads = await self.client.uploads(f"{path}/")
-        doomed = [upload for upload in uploads if upload.initiated_at < horizon]
-        for upload in doomed:
-            await self.client.abort_multipart(self.client.path(upload.key), upload.id)
-        return len(doomed)
+        dropped = 0
+        for upload in uploads:
+            if upload.initiated_at < horizon:
+                try:
+                    await self.client.abort_multipart(self.client.path(upload.key), upload.id)
+                    dropped += 1
+                except DriverError as error:
+                    logger.error("a multipart upload is not dropped: %s", error)
+        return dropped
 
     def _snapshot(self, path: str, composition: Composition) -> FileSnapshot:
         return FileSnapshot(self.client, path, composition, self._options.copies_at_once)

@@ -7,6 +7,7 @@ some time: before others take it for nobody's.
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -17,6 +18,8 @@ from alauda_registry.storage.drivers.s3.client import Conflict, S3Client
 from alauda_registry.storage.drivers.s3.errors import NAME, TimedOut
 from alauda_registry.storage.drivers.s3.files import CLAIM_SECONDS
 from alauda_registry.storage.threads import see_through
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "/_driver/locks"
 _RENEWAL_SECONDS = 8.0
@@ -77,10 +80,11 @@ class Locks:
         holder = secrets.token_hex(8)
         try:
             await self._acquire(name, holder, exclusive=exclusive, wait=wait)
-        except asyncio.CancelledError:
+        except Busy:
+            raise
+        except (asyncio.CancelledError, DriverError):
             # It may be held all the same, and others would wait until that ends by itself.
-            with contextlib.suppress(DriverError):
-                await see_through(self._release(name, holder))
+            await see_through(self._let_go(name, holder))
             raise
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout_at(loop.time() + SAFE_SECONDS)
@@ -99,7 +103,7 @@ class Locks:
             what = "a lock could not be renewed"
             raise TimedOut(what, driver=NAME, path=_path(name)) from error
         finally:
-            await see_through(self._release(name, holder))
+            await see_through(self._let_go(name, holder))
 
     async def settled(self, name: str, *, wait: float) -> str:
         """See ``ObjectStore.settled``."""
@@ -141,6 +145,13 @@ class Locks:
                     return
                 await self._write(name, state)
                 limit.reschedule(began + SAFE_SECONDS)
+
+    async def _let_go(self, name: str, holder: str) -> None:
+        """Release a lock; what was done under it is done, whether or not that works."""
+        try:
+            await self._release(name, holder)
+        except DriverError as error:
+            logger.warning("a lock is held until that ends by itself: %s", error)
 
     async def _release(self, name: str, holder: str) -> None:
         for _ in range(8):

@@ -285,6 +285,8 @@ class HttpTransport(Transport):
                 # Not by aiohttp, which asks for it in a thread, for each request.
                 proxy=proxy_of(self._origin),
             )
+            # It would send again what may have had its effect, and not tell.
+            self._session._retry_connection = False
         return self._session
 
 

@@ -1,0 +1,128 @@
+"""What the client makes of answers that no real server gives on demand."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+
+import pytest
+from typing_extensions import override
+
+from alauda_registry.storage.driver import DriverError
+from alauda_registry.storage.drivers.s3 import client as clients
+from alauda_registry.storage.drivers.s3.client import S3Client
+from alauda_registry.storage.drivers.s3.credentials import GivenKeys
+from alauda_registry.storage.drivers.s3.driver import S3Driver
+from alauda_registry.storage.drivers.s3.errors import Truncated
+from alauda_registry.storage.drivers.s3.signing import Keys
+from alauda_registry.storage.drivers.s3.transport import Answer, Endpoint, HttpTransport, Request
+from tests.parts.fake_bucket import BUCKET, FakeBucket, FakeTransport, Refused
+
+pytestmark = pytest.mark.anyio
+
+KEYS = GivenKeys(Keys("key", "secret"))
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "_PAUSES", (0.001, 0.002))
+
+
+@pytest.fixture
+def bucket() -> FakeBucket:
+    return FakeBucket(lambda: 1_700_000_000.0)
+
+
+class Edited(FakeTransport):
+    """A server whose answers pass somebody who changes their headers."""
+
+    def __init__(
+        self, bucket: FakeBucket, edit: Callable[[Mapping[str, str]], Mapping[str, str]]
+    ) -> None:
+        super().__init__(bucket)
+        self._edit = edit
+
+    @override
+    async def send(self, request: Request) -> Answer:
+        answer = await super().send(request)
+        return Answer(answer.status, self._edit(answer.headers), answer.body)
+
+
+@pytest.mark.parametrize(
+    "statuses", [[503, 503, 503, 503, 403], [403, 503, 403], [403, 403]], ids=str
+)
+async def test_a_refusal_is_told_whenever_it_comes(bucket: FakeBucket, statuses: list[int]) -> None:
+    left = list(statuses)
+
+    def refuse(_: Request) -> None:
+        status = left.pop(0)
+        raise Refused(status, "SlowDown" if status == 503 else "AccessDenied")
+
+    bucket.on_request = refuse
+    with pytest.raises(DriverError, match="403 AccessDenied"):
+        await S3Client(FakeTransport(bucket), BUCKET, KEYS).get("/a")
+    assert left == []
+
+
+async def test_a_pause_that_is_no_number_is_not_taken(bucket: FakeBucket) -> None:
+    def refuse(_: Request) -> None:
+        raise Refused(503, "SlowDown")
+
+    bucket.on_request = refuse
+    transport = Edited(bucket, lambda headers: {**headers, "retry-after": "\u00b2"})
+    with pytest.raises(DriverError, match="SlowDown"):
+        await S3Client(transport, BUCKET, KEYS).get("/a")
+
+
+async def test_an_object_has_its_length_though_the_answer_does_not_say_it(
+    bucket: FakeBucket,
+) -> None:
+    bucket.put("a", b"content")
+    transport = Edited(
+        bucket, lambda headers: {key: headers[key] for key in headers if key != "content-length"}
+    )
+    client = S3Client(transport, BUCKET, KEYS)
+
+    info, content = await client.get("/a")
+    assert (info.size, content) == (7, b"content")
+    with pytest.raises(Truncated):
+        await client.head("/a")
+
+
+async def test_what_was_done_under_a_lock_is_done_though_it_is_not_released(
+    bucket: FakeBucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: Request) -> None:
+        raise Refused(503, "SlowDown")
+
+    driver = S3Driver(S3Client(FakeTransport(bucket), BUCKET, KEYS))
+    async with driver.lock("some", exclusive=True, wait=0):
+        bucket.on_request = refuse
+    assert "a lock is held until that ends by itself" in caplog.text
+
+
+async def test_no_request_is_sent_twice_without_our_knowing() -> None:
+    """Who asks again has to know that the first one may have had its effect."""
+    came: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            came.append(await reader.readuntil(b"\r\n\r\n"))
+            if len(came) == 1:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                came.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    endpoint = Endpoint(f"http://127.0.0.1:{port}", BUCKET, path_style=True)
+    transport = HttpTransport(
+        endpoint, endpoint, "us-east-1", KEYS, tls=None, connections=2, user_agent="tests"
+    )
+    async with server:
+        await transport.send(Request("PUT", "a"))
+        # On the connection that was used, which is closed without an answer.
+        with pytest.raises(clients.TROUBLE):
+            await transport.send(Request("PUT", "b"))
+        await transport.aclose()
+
+    assert [head.split()[1] for head in came] == [b"/images/a", b"/images/b"]
