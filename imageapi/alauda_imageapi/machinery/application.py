@@ -363,6 +363,7 @@ class ApiServer:
             for task in tasks:
                 task.cancel()
             trouble, _ = await asyncio.gather(*tasks, return_exceptions=True)
+            stream.close()
         if stream.is_too_slow:
             logger.info("a watch of %s is ended: its client does not read", stream.resource)
         elif stream.trouble is not None:

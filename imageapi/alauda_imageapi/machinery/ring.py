@@ -59,6 +59,16 @@ class Ring:
         self._sizes = sum(event.stored.size for event in events)
         self.wake()
 
+    def fail(self, trouble: StoreError) -> None:
+        """Tell all who follow that nobody knows what happens; who comes later may have better luck.
+
+        Args:
+            trouble: What they are told.
+        """
+        for selection in self._selections.values():
+            selection.fail(trouble)
+        self.wake()
+
     def add(self, event: Event) -> None:
         """Take the next change; nobody is told yet."""
         self._events.append(event)
@@ -186,15 +196,19 @@ class Selection:
             picked = self._pick(event)
         except StoreError as error:
             # Theirs alone: the others go on.
-            self.trouble, self.has_news = error.with_traceback(None), True
+            self.fail(error)
             return
         except Exception:
             logger.exception("a watch cannot go on: unforeseen")
-            self.trouble, self.has_news = StoreUnavailable("the log says why"), True
+            self.fail(StoreUnavailable("the log says why"))
             return
         if picked is not None:
             self._events.append(picked)
             self.has_news = True
+
+    def fail(self, trouble: StoreError) -> None:
+        """There will be nothing more, for this reason."""
+        self.trouble, self.has_news = trouble.with_traceback(None), True
 
     def extend(self, earlier: Sequence[Event], begins: int) -> None:
         """Begin at an earlier revision, with what happened since.

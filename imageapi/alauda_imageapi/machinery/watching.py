@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from alauda_imageapi.machinery import objects
-from alauda_imageapi.machinery.errors import Expired
+from alauda_imageapi.machinery.errors import Expired, InternalError
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.options import ListOptions
 from alauda_imageapi.machinery.representations import Form, Representation
@@ -106,6 +106,12 @@ class WatchStream:
         if not self.over.done():
             self.over.set_result(None)
 
+    def close(self) -> None:
+        """Let go of what is followed, which would be kept up to date until it is collected."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.lost.remove_done_callback(self._drop)
+
     def _drop(self, _lost: "asyncio.Future[None]") -> None:
         self.is_too_slow = True
         self.stop()
@@ -148,6 +154,10 @@ class WatchStream:
             # As kube-apiserver does: without a reason clients would come again at once, for ever.
             self.trouble = error
             yield _line("ERROR", objects.encode(unavailable(error).status()))
+        except Exception:
+            logger.exception("a watch of %s is ended: unforeseen trouble", self.resource)
+            status = InternalError("Internal error occurred: the log says which").status()
+            yield _line("ERROR", objects.encode(status))
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         watch, options = self._watch, self._options

@@ -46,7 +46,7 @@ _HEADERS = {
 }
 
 
-_TROUBLE = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+_TROUBLE = (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException)
 
 
 class NotConfigured(KubeError):

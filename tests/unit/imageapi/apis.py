@@ -107,7 +107,13 @@ class Api:
 
     @asynccontextmanager
     async def watch(
-        self, path: str, *, lines: "Lines | None" = None, user: str = "", **headers: str
+        self,
+        path: str,
+        *,
+        lines: "Lines | None" = None,
+        user: str = "",
+        groups: tuple[str, ...] = (),
+        **headers: str,
     ) -> "AsyncGenerator[Lines]":
         """Follow a path for the length of a block.
 
@@ -115,6 +121,7 @@ class Api:
             path: Below the group's.
             lines: Take what is sent.
             user: Who asks; by default nobody that is known.
+            groups: Of the user.
             headers: Of the request.
         """
         lines = lines or Lines()
@@ -129,7 +136,7 @@ class Api:
             "extensions": {ABORT: {}},
         }
         if user:
-            scope[USER] = UserInfo(user)
+            scope[USER] = UserInfo(user, groups=groups)
         task = asyncio.ensure_future(self.server(scope, lines.receive, lines.send))
         try:
             yield lines

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 
 from alauda_imageapi.cluster.records import encoding
 from alauda_imageapi.cluster.records.encoding import Record, RecordKind, Unpacked, Unreadable
@@ -81,6 +82,7 @@ class History:
                     break
                 except KubeError as error:
                     logger.info("earlier %s are not known: %s", self._kind.of.resource, error)
+                    await asyncio.sleep(random.uniform(0.2, 1.0))  # noqa: S311 -- spread only
                 except Exception:
                     logger.exception("earlier %s are not known: unforeseen", self._kind.of.resource)
                     break

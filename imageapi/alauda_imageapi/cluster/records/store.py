@@ -247,7 +247,7 @@ class RecordStore:
     async def watch(self, resource: str, after: int, choice: Choice = EVERYTHING) -> RingWatch:
         """Follow what happens after a revision that was reached."""
         cache = self._caches[resource]
-        await cache.wait_until_loaded()
+        await cache.wait_until_followed()
         if after >= cache.ring.oldest:
             return RingWatch(lambda _: cache.ring, resource, after, choice)
         with _asking():

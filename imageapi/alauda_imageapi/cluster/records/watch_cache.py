@@ -48,6 +48,7 @@ class RecordLimits:
         ring_bytes: What these may take, unless they are only a few.
         unpacked_bytes: What documents may take that are kept as they are sent.
         reach_seconds: How long a revision, or the first look at the cluster, is waited for.
+        deaf_seconds: How long watches stay open while it is not heard what happens in the cluster.
         snapshots: Lists of each kind that are known for their later pages.
     """
 
@@ -57,6 +58,7 @@ class RecordLimits:
     ring_bytes: int = 16 * 2**20
     unpacked_bytes: int = 32 * 2**20
     reach_seconds: float = 3.0
+    deaf_seconds: float = 10.0
     snapshots: int = 16
 
 
@@ -81,6 +83,7 @@ class WatchCache:
         self.ring = Ring(limits.ring_rows, limits.ring_bytes)
         self.trouble = "they have not been read yet"
         """Why the records are not followed at the moment; empty when they are."""
+        self._deaf_since: float | None = time.monotonic()
         self._loaded = asyncio.Event()
         self._deletions: dict[str, list[asyncio.Future[Record]]] = {}
         self._histories: list[History] = []
@@ -99,7 +102,7 @@ class WatchCache:
                     if not self._loaded.is_set():
                         await self._load()
                     async with self._client.watch(self._kind.of, str(self.ring.reached)) as events:
-                        self.trouble = ""
+                        self.trouble, self._deaf_since = "", None
                         async for event in events:
                             futile = 0
                             self._apply(event)
@@ -120,6 +123,11 @@ class WatchCache:
                     self._loaded.clear()
                     self.state = {}
                     self.trouble = "the log says why"
+                if self.trouble and self._deaf_since is None:
+                    self._deaf_since = time.monotonic()
+                if self._is_deaf:
+                    # Another replica may hear what this one does not.
+                    self.ring.fail(_deaf())
                 if time.monotonic() - began > _SHORT_SECONDS:
                     futile = 1 if self.trouble else 0
                 longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(futile, 10)) if futile else 0.0
@@ -140,6 +148,21 @@ class WatchCache:
             raise StoreUnavailable(
                 "the image API has not read its records from the cluster yet: try again"
             ) from None
+
+    async def wait_until_followed(self) -> None:
+        """Wait a little until there is a state, and see that it is kept up to date.
+
+        Raises:
+            StoreUnavailable: It is not.
+        """
+        await self.wait_until_loaded()
+        if self._is_deaf:
+            raise _deaf()
+
+    @property
+    def _is_deaf(self) -> bool:
+        since = self._deaf_since
+        return since is not None and time.monotonic() - since > self._limits.deaf_seconds
 
     def read(self, manifest: Manifest) -> Record:
         """Return what a record is of, without a second copy of one that is known.
@@ -213,7 +236,7 @@ class WatchCache:
                     unreadable[where] = error
         was, self.state, self.unreadable = self.state, state, unreadable
         if was and was.keys() == state.keys() and all(was[at] is state[at] for at in state):
-            # Nobody who follows has missed anything.
+            # Nobody who follows has missed anything that he would find in a list.
             self.ring.advance(int(revision))
             self.ring.wake()
         else:
@@ -254,6 +277,12 @@ class WatchCache:
         else:
             self.state[where] = record
         return Event(EventType(event.type), record, previous)
+
+
+def _deaf() -> StoreUnavailable:
+    return StoreUnavailable(
+        "the image API does not hear of changes in the cluster at the moment: the log says why"
+    )
 
 
 def place_of(manifest: Manifest) -> Place:

@@ -1,6 +1,7 @@
 """Watches: where they begin, what they show, and how they end."""
 
 import asyncio
+import gc
 import logging
 from contextlib import AsyncExitStack
 from functools import partial
@@ -11,7 +12,9 @@ from starlette.types import Message
 from typing_extensions import override
 
 from alauda_imageapi.cluster.records.encoding import KINDS
+from alauda_imageapi.machinery.ring import RingWatch
 from alauda_imageapi.machinery.watch_limits import WatchLimits
+from alauda_imageapi.machinery.watching import WatchStream
 from alauda_registry.kube.inmemory_resources import InMemoryResources
 from alauda_registry.serving.exchange import ABORT
 from tests.unit.imageapi.apis import (
@@ -334,3 +337,50 @@ async def test_one_user_leaves_watches_for_the_others(tmp_path: Path) -> None:
     assert (status["kind"], status["code"], status["reason"]) == ("Status", 429, "TooManyRequests")
     assert status["message"].startswith("you have 2 watches here")
     assert status["details"] == {"retryAfterSeconds": 1}
+
+
+@pytest.mark.parametrize("group", ["system:masters", "system:serviceaccounts:kube-system"])
+async def test_some_watches_are_left_for_those_whom_the_cluster_needs(
+    tmp_path: Path, group: str
+) -> None:
+    query = "images?watch=true"
+    async with opened(tmp_path, watch_limits=WatchLimits(16)) as api, AsyncExitStack() as stack:
+        for _ in range(15):
+            lines = await stack.enter_async_context(api.watch(query, user="greedy"))
+            assert await lines.started() == 200
+        async with api.watch(query, user="modest") as lines:
+            assert await lines.started() == 429
+        async with api.watch(query, user="controller", groups=(group,)) as lines:
+            assert await lines.started() == 200
+
+
+async def test_nothing_is_followed_for_a_watch_that_is_over(api: Api) -> None:
+    def count() -> int:
+        return sum(isinstance(one, RingWatch) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = count()
+        async with api.watch("imagestreams?watch=true") as lines:
+            await lines.started()
+            assert count() == before + 1
+        assert count() == before
+    finally:
+        gc.enable()
+
+
+async def test_a_client_is_told_of_unforeseen_trouble(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(WatchStream, "_line", fail)
+    await api.make(STREAMS, stream("a"))
+    async with api.watch(f"{STREAMS}?{WATCH_LIST}") as lines:
+        event = await lines.next()
+        assert await lines.next() is None
+
+    assert (event["type"], event["object"]["code"]) == ("ERROR", 500)
+    assert "unforeseen" in caplog.text

@@ -148,6 +148,28 @@ async def test_trouble_is_no_empty_store_and_passes(
             await asyncio.sleep(0.01)
 
 
+async def test_watches_end_when_nobody_knows_what_happens(cluster: InMemoryResources) -> None:
+    """Another replica may know; whoever stays would believe that nothing happens."""
+    limits = RecordLimits(reach_seconds=0.2, deaf_seconds=0.1)
+    async with RecordStore.opened(cluster, limits) as store:
+        made = await store.create(KEY, document())
+        watch = await store.watch("imagestreams", made.revision)
+        cluster.disturb(Unreachable("away"))
+
+        with pytest.raises(StoreUnavailable, match="does not hear of changes"):
+            await watch.next(10)
+        with pytest.raises(StoreUnavailable, match="does not hear of changes"):
+            await store.watch("imagestreams", made.revision)
+
+        cluster.disturb(None)
+        changed = await store.update(KEY, document(n=1), expected=made.revision)
+        async with asyncio.timeout(10):
+            while store.trouble:  # noqa: ASYNC110 -- no event tells
+                await asyncio.sleep(0.01)
+        again = await store.watch("imagestreams", made.revision)
+        assert [event.revision for event in await again.next(10)] == [changed.revision]
+
+
 async def test_who_follows_hears_when_changes_went_unseen(
     cluster: InMemoryResources, store: RecordStore
 ) -> None:
