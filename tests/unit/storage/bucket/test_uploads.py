@@ -13,6 +13,7 @@ from typing_extensions import override
 from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.errors import SizeInvalid
 from alauda_registry.oci.reference import RepositoryName
+from alauda_registry.storage.driver import Busy, DriverError
 from alauda_registry.storage.drivers.s3 import appending
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
@@ -31,11 +32,25 @@ NAME = RepositoryName("team/app")
 BLOCK = 256 * 1024
 
 
-class SlowCopies(FakeTransport):
-    """A server that takes its time to copy, and most of it for who is not the first."""
+class Troubled(FakeTransport):
+    """A server that takes its time to copy, and most of it for who is not the first.
+
+    Attributes:
+        lost: Of how many writes to come the answers are lost.
+        doubles: Whether something on the way sends conditional writes twice.
+    """
+
+    lost = 0
+    doubles = False
 
     @override
     async def send(self, request: Request) -> Answer:
+        if self.lost and request.method == "PUT":
+            self.lost -= 1
+            await super().send(request)
+            raise TimeoutError
+        if self.doubles and request.headers.keys() & {"if-match", "if-none-match"}:
+            await super().send(request)
         if "x-amz-copy-source" in request.headers:
             first, *_ = self._bucket.uploads
             await asyncio.sleep(0.01 if request.query["uploadId"] == first else 0.3)
@@ -47,8 +62,16 @@ def bucket() -> FakeBucket:
     return FakeBucket(time.time)
 
 
-def driver_of(bucket: FakeBucket, memory: int = 48 * MIB) -> S3Driver:
-    client = S3Client(SlowCopies(bucket), BUCKET, GivenKeys(Keys("key", "secret")))
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alauda_registry.storage.drivers.s3.client._PAUSES", (0.001, 0.002))
+
+
+def driver_of(
+    bucket: FakeBucket, memory: int = 48 * MIB, transport: FakeTransport | None = None
+) -> S3Driver:
+    transport = transport or Troubled(bucket)
+    client = S3Client(transport, BUCKET, GivenKeys(Keys("key", "secret")))
     return S3Driver(client, S3Options(memory=memory))
 
 
@@ -160,7 +183,6 @@ async def test_a_claim_that_is_refused_in_the_end_keeps_nothing_from_being_saved
     bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(appending, "RENEWAL_SECONDS", 0.01)
-    monkeypatch.setattr("alauda_registry.storage.drivers.s3.client._PAUSES", (0.001, 0.002))
     writer = await driver_of(bucket).append("/file", create=True, wait=0)
     await writer.write([bytes(3 * MIB)])
     answers, is_over = [503, 503, 503, 503, 403], asyncio.Event()
@@ -200,3 +222,65 @@ async def test_who_may_not_list_multipart_uploads_still_expires_sessions(
     assert "multipart uploads are not expired" in caplog.text
     assert dropped == 1
     assert not [key for key in bucket.objects if session.id in key]
+
+
+async def test_a_renewal_that_fails_keeps_nothing_from_being_saved(
+    bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(appending, "RENEWAL_SECONDS", 0.01)
+    writer = await driver_of(bucket).append("/file", create=True, wait=0)
+    await writer.write([bytes(3 * MIB)])
+
+    def fail(_: Request) -> None:
+        raise RuntimeError("unforeseen")
+
+    bucket.on_request = fail
+    await asyncio.sleep(0.1)
+    bucket.on_request = lambda _: None
+    await writer.close()
+
+    assert "a claim was not renewed" in caplog.text
+    assert (await driver_of(bucket).stat("/file")).size == 3 * MIB
+
+
+async def test_what_was_taken_without_an_answer_is_given_up(bucket: FakeBucket) -> None:
+    transport = Troubled(bucket)
+    driver = driver_of(bucket, transport=transport)
+    transport.lost = 5
+    with pytest.raises(DriverError):
+        await driver.append("/file", create=True, wait=0)
+    transport.lost = 5
+    with pytest.raises(DriverError):
+        async with driver.lock("some", exclusive=True, wait=0):
+            pass
+
+    writer = await driver.append("/file", create=False, wait=0)
+    await writer.close()
+    async with driver.lock("some", exclusive=True, wait=0):
+        pass
+
+
+async def test_pieces_are_kept_of_what_was_saved_and_refused_at_once(bucket: FakeBucket) -> None:
+    transport = Troubled(bucket)
+    driver = driver_of(bucket, transport=transport)
+    writer = await driver.append("/file", create=True, wait=0)
+    content = bytes(6 * MIB)
+    await writer.write([content])
+    transport.doubles = True
+    with pytest.raises(Busy):
+        await writer.sync()
+    await writer.close()
+
+    snapshot = await driver_of(bucket).snapshot("/file")
+    assert await snapshot.read(0, snapshot.size) == content
+
+
+async def test_no_pieces_are_left_of_what_was_deleted_meanwhile(bucket: FakeBucket) -> None:
+    driver = driver_of(bucket)
+    writer = await driver.append("/file", create=True, wait=0)
+    await writer.write([bytes(3 * MIB)])
+    await driver.delete("/file")
+    await writer.write([bytes(12 * MIB)])
+    await writer.close()
+
+    assert not bucket.objects

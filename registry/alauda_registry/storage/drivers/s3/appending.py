@@ -186,18 +186,20 @@ class Appender(FileWriter, Sink):
                 self._before, self._after, self._stream = self._saved.pieces, {}, None
                 self._offset = size
                 return
-            await self._flush()
-            kept: list[Piece] = []
-            for piece in self._pieces():
-                left = size - sum(before.size for before in kept)
-                if left >= piece.size:
-                    kept.append(piece)
-                elif left > 0:
-                    content = await read_span(self._client, self._path, [piece], 0, left)
-                    name = _piece_name()
-                    self._made.add(name)
-                    await self._client.put(self._path + name, (content,))
-                    kept.append(Piece(name, left))
+        # Which takes its time, and the claim has to be renewed meanwhile.
+        await self._flush()
+        kept: list[Piece] = []
+        for piece in self._pieces():
+            left = size - sum(before.size for before in kept)
+            if left >= piece.size:
+                kept.append(piece)
+            elif left > 0:
+                content = await read_span(self._client, self._path, [piece], 0, left)
+                name = _piece_name()
+                self._made.add(name)
+                await self._client.put(self._path + name, (content,))
+                kept.append(Piece(name, left))
+        async with self._saving:
             self._before, self._after, self._stream = tuple(kept), {}, None
             self._offset = min(size, self._offset)
 
@@ -290,9 +292,7 @@ class Appender(FileWriter, Sink):
                 )
             except Conflict as conflict:
                 self._saved = replace(self._saved, is_claimed=False)
-                # Something between us and the server may have sent it twice.
-                self._made -= {piece.name for piece in pieces}
-                await self._client.head(self._path)
+                await self._keep_unless_gone(pieces)
                 raise Busy(driver=NAME, path=self._path) from conflict
             except BaseException:
                 # It may have had its effect, and then the file is made of these.
@@ -303,6 +303,21 @@ class Appender(FileWriter, Sink):
         if gone:
             self._made -= gone
             await drop(self._client.delete(*(self._path + name for name in gone)))
+
+    async def _keep_unless_gone(self, pieces: Sequence[Piece]) -> None:
+        """Let pieces be that the file may be made of: something may have sent our list twice.
+
+        Raises:
+            PathNotFound: There is no file that could be made of them.
+        """
+        try:
+            await self._client.head(self._path)
+        except PathNotFound:
+            raise
+        except DriverError:
+            self._made -= {piece.name for piece in pieces}
+            raise
+        self._made -= {piece.name for piece in pieces}
 
     async def _claim_again(self) -> None:
         """Go on writing after a sync, if nobody else came in between.

@@ -80,9 +80,7 @@ class Locks:
         holder = secrets.token_hex(8)
         try:
             await self._acquire(name, holder, exclusive=exclusive, wait=wait)
-        except Busy:
-            raise
-        except (asyncio.CancelledError, DriverError):
+        except asyncio.CancelledError:
             # It may be held all the same, and others would wait until that ends by itself.
             await see_through(self._let_go(name, holder))
             raise
@@ -126,8 +124,15 @@ class Locks:
         while True:
             taken = (await self._read(name)).with_holder(holder, exclusive=exclusive)
             if taken is not None:
-                with contextlib.suppress(Conflict):
+                try:
                     await self._write(name, taken)
+                except Conflict:
+                    pass
+                except DriverError:
+                    # As above.
+                    await see_through(self._let_go(name, holder))
+                    raise
+                else:
                     return
             elif loop.time() >= deadline:
                 raise Busy(driver=NAME, path=_path(name))
