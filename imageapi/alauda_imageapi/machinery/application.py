@@ -362,8 +362,10 @@ class ApiServer:
             self._streams.discard(stream)
             for task in tasks:
                 task.cancel()
-            trouble, _ = await asyncio.gather(*tasks, return_exceptions=True)
-            stream.close()
+            try:
+                trouble, _ = await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                stream.close()
         if stream.is_too_slow:
             logger.info("a watch of %s is ended: its client does not read", stream.resource)
         elif stream.trouble is not None:

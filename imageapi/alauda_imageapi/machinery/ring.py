@@ -156,7 +156,7 @@ class Selection:
         self._first = 0
         self._end_revision = 0
         self.trouble: StoreError | None = None
-        """Why it cannot go on: an object that cannot be read."""
+        """Why it cannot go on: an object that cannot be read, or nobody knows what happens."""
         self.begins = ring.reached
         """Everything after this revision is here."""
         self.has_news = False
@@ -182,7 +182,7 @@ class Selection:
 
         Raises:
             Compacted: Some of them are not here any more.
-            StoreError: An object of theirs cannot be read.
+            StoreError: An object of theirs cannot be read, or nobody knows what happens.
         """
         if self.trouble is not None:
             raise self.trouble.with_traceback(None)

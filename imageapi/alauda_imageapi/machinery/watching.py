@@ -94,7 +94,7 @@ class WatchStream:
         self.is_too_slow = False
         """Whether that is because the client has fallen behind what is known."""
         self.trouble: StoreUnavailable | None = None
-        """Why it has ended, when an object could not be read."""
+        """Why it has ended: an object could not be read, or nobody knows what happens."""
 
     @property
     def resource(self) -> str:

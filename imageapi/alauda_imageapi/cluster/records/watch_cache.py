@@ -48,7 +48,8 @@ class RecordLimits:
         ring_bytes: What these may take, unless they are only a few.
         unpacked_bytes: What documents may take that are kept as they are sent.
         reach_seconds: How long a revision, or the first look at the cluster, is waited for.
-        deaf_seconds: How long watches stay open while it is not heard what happens in the cluster.
+        deaf_seconds: How long watches stay open when it is known that it is not heard what happens
+            in the cluster. A connection that has gone silent is noticed after 100 s.
         snapshots: Lists of each kind that are known for their later pages.
     """
 
@@ -83,7 +84,8 @@ class WatchCache:
         self.ring = Ring(limits.ring_rows, limits.ring_bytes)
         self.trouble = "they have not been read yet"
         """Why the records are not followed at the moment; empty when they are."""
-        self._deaf_since: float | None = time.monotonic()
+        self._is_deaf = False
+        self._deafness: asyncio.TimerHandle | None = None
         self._loaded = asyncio.Event()
         self._deletions: dict[str, list[asyncio.Future[Record]]] = {}
         self._histories: list[History] = []
@@ -93,45 +95,49 @@ class WatchCache:
         """Follow the records for ever."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            # Watches that brought nothing, one after the other: also those that were ended at once.
-            futile = 0
-            while True:
-                futile += 1
-                is_resumed, began = self._loaded.is_set(), time.monotonic()
-                try:
-                    if not self._loaded.is_set():
-                        await self._load()
-                    async with self._client.watch(self._kind.of, str(self.ring.reached)) as events:
-                        self.trouble, self._deaf_since = "", None
-                        async for event in events:
-                            futile = 0
-                            self._apply(event)
-                except Expired:
-                    logger.info("%s are read again: the watch is too old", self._kind.of.resource)
-                    self._loaded.clear()
-                    self.trouble = "they are being read again"
-                    if is_resumed:
+            try:
+                await self._follow()
+            finally:
+                if self._deafness is not None:
+                    self._deafness.cancel()
+
+    async def _follow(self) -> None:
+        # Watches that brought nothing, one after the other: also those that were ended at once.
+        futile = 0
+        while True:
+            futile += 1
+            is_resumed, began = self._loaded.is_set(), time.monotonic()
+            try:
+                if not self._loaded.is_set():
+                    await self._load()
+                async with self._client.watch(self._kind.of, str(self.ring.reached)) as events:
+                    self._hear()
+                    async for event in events:
                         futile = 0
-                except KubeError as error:
-                    # Told once, and not with every try.
-                    level = logging.DEBUG if self.trouble == str(error) else logging.WARNING
-                    logger.log(level, "%s are not followed: %s", self._kind.of.resource, error)
-                    self.trouble = str(error)
-                except Exception:
-                    # Whatever it was: without this task nothing would ever be followed again.
-                    logger.exception("%s are read again: unforeseen", self._kind.of.resource)
-                    self._loaded.clear()
-                    self.state = {}
-                    self.trouble = "the log says why"
-                if self.trouble and self._deaf_since is None:
-                    self._deaf_since = time.monotonic()
-                if self._is_deaf:
-                    # Another replica may hear what this one does not.
-                    self.ring.fail(_deaf())
-                if time.monotonic() - began > _SHORT_SECONDS:
-                    futile = 1 if self.trouble else 0
-                longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(futile, 10)) if futile else 0.0
-                await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 -- spread only
+                        self._apply(event)
+            except Expired:
+                logger.info("%s are read again: the watch is too old", self._kind.of.resource)
+                self._loaded.clear()
+                self.trouble = "they are being read again"
+                if is_resumed:
+                    futile = 0
+            except KubeError as error:
+                # Told once, and not with every try.
+                level = logging.DEBUG if self.trouble == str(error) else logging.WARNING
+                logger.log(level, "%s are not followed: %s", self._kind.of.resource, error)
+                self.trouble = str(error)
+            except Exception:
+                # Whatever it was: without this task nothing would ever be followed again.
+                logger.exception("%s are read again: unforeseen", self._kind.of.resource)
+                self._loaded.clear()
+                self.state = {}
+                self.trouble = "the log says why"
+            if self.trouble and self._deafness is None:
+                self._become_deaf_later()
+            if time.monotonic() - began > _SHORT_SECONDS:
+                futile = 1 if self.trouble else 0
+            longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(futile, 10)) if futile else 0.0
+            await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 -- spread only
 
     async def wait_until_loaded(self) -> None:
         """Wait a little until there is a state.
@@ -159,10 +165,22 @@ class WatchCache:
         if self._is_deaf:
             raise _deaf()
 
-    @property
-    def _is_deaf(self) -> bool:
-        since = self._deaf_since
-        return since is not None and time.monotonic() - since > self._limits.deaf_seconds
+    def _hear(self) -> None:
+        self.trouble, self._is_deaf = "", False
+        if self._deafness is not None:
+            self._deafness.cancel()
+            self._deafness = None
+
+    def _become_deaf_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._deafness = loop.call_later(self._limits.deaf_seconds, self._become_deaf)
+
+    def _become_deaf(self) -> None:
+        """Send those who follow to another replica, which may hear what this one does not."""
+        self._is_deaf = True
+        self.ring.fail(_deaf())
+        # Who follows what happened earlier comes here later.
+        self._become_deaf_later()
 
     def read(self, manifest: Manifest) -> Record:
         """Return what a record is of, without a second copy of one that is known.

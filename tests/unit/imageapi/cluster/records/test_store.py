@@ -5,7 +5,7 @@ import json
 import random
 import zlib
 from binascii import a2b_base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -148,16 +148,33 @@ async def test_trouble_is_no_empty_store_and_passes(
             await asyncio.sleep(0.01)
 
 
-async def test_watches_end_when_nobody_knows_what_happens(cluster: InMemoryResources) -> None:
+class Silent(InMemoryResources):
+    """A cluster that does not answer who wants to follow again, once it was disturbed."""
+
+    @override
+    @asynccontextmanager
+    async def watch(
+        self, of: GroupVersionResource, revision: str, *, namespace: str = "", name: str = ""
+    ) -> AsyncGenerator[AsyncIterator[WatchEvent]]:
+        while self.trouble is not None:  # noqa: ASYNC110 -- no event tells
+            await asyncio.sleep(0.01)
+        async with super().watch(of, revision, namespace=namespace, name=name) as events:
+            yield events
+
+
+@pytest.mark.parametrize("kind", [InMemoryResources, Silent])
+async def test_watches_end_when_nobody_knows_what_happens(kind: type[InMemoryResources]) -> None:
     """Another replica may know; whoever stays would believe that nothing happens."""
     limits = RecordLimits(reach_seconds=0.2, deaf_seconds=0.1)
+    cluster = kind()
     async with RecordStore.opened(cluster, limits) as store:
         made = await store.create(KEY, document())
         watch = await store.watch("imagestreams", made.revision)
         cluster.disturb(Unreachable("away"))
 
-        with pytest.raises(StoreUnavailable, match="does not hear of changes"):
-            await watch.next(10)
+        async with asyncio.timeout(3):
+            with pytest.raises(StoreUnavailable, match="does not hear of changes"):
+                await watch.next(10)
         with pytest.raises(StoreUnavailable, match="does not hear of changes"):
             await store.watch("imagestreams", made.revision)
 
