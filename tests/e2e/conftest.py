@@ -50,13 +50,13 @@ class Target:
         accept = ", ".join([MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST])
         url = f"http://{self.address}/v2/{name}/manifests/{reference}"
         request = urllib.request.Request(url, headers={"Accept": accept})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.headers["Docker-Content-Digest"], json.load(answer)
 
     def tags(self, name: str) -> list[str]:
         """Return the tags of a repository."""
         url = f"http://{self.address}/v2/{name}/tags/list"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return list(json.load(answer)["tags"] or [])
 
     def push(self, layout: Layout, name: str) -> None:
@@ -91,7 +91,7 @@ class Target:
             method=method,
             headers={"Content-Type": media_type},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             headers: Message = answer.headers
             return headers
 

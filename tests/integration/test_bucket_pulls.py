@@ -46,7 +46,7 @@ class Pulling:
     def assert_nothing_is_left(self, before: int) -> None:
         """See that all descriptors are closed, but for connections that are kept."""
         self.client.get("/v2/")
-        wait_until(lambda: self.descriptors() <= before + 2, "descriptors to be closed", 5)
+        wait_until(lambda: self.descriptors() <= before + 2, "descriptors to be closed", 20)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_clients_that_go_free_their_connections(pulling: Pulling) -> None:
             received = 0
             while received < count:
                 received += len(client.recv(count))
-        wait_until(lambda: pulling.proxy.connections <= connections, "the connection to end", 3)
+        wait_until(lambda: pulling.proxy.connections <= connections, "the connection to end", 20)
     pulling.assert_nothing_is_left(before)
 
 

@@ -434,7 +434,10 @@ def push_until_refused(pusher: Pusher) -> int:
 
 def is_ready_everywhere(url: str) -> bool:
     """Ask often enough, on new connections, to meet all workers."""
-    return all(httpx.get(f"{url}/readyz", trust_env=False).status_code == 200 for _ in range(20))
+    return all(
+        httpx.get(f"{url}/readyz", trust_env=False, timeout=30).status_code == 200
+        for _ in range(20)
+    )
 
 
 @pytest.mark.parametrize("place", ["plain folder", "other mount"])

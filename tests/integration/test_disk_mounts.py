@@ -359,4 +359,5 @@ def test_service_resumes_without_a_restart_over_http(
 
 def all_ready(url: str) -> bool:
     """Tell whether every worker is, as far as twenty connections tell."""
-    return {httpx.get(f"{url}/readyz", trust_env=False).status_code for _ in range(20)} == {200}
+    answers = (httpx.get(f"{url}/readyz", trust_env=False, timeout=30) for _ in range(20))
+    return {answer.status_code for answer in answers} == {200}

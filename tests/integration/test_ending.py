@@ -89,22 +89,23 @@ def test_a_disk_that_hangs_does_not_keep_a_process_that_was_told_to_stop(
         wait_until(lambda: bool(pattern.search(log.read_text())), "the server")
         found = pattern.search(log.read_text())
         assert found
-        connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=2)
+        connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=30)
         connection.request("POST", "/v2/a/blobs/uploads/")
         connection.getresponse().read()
+        connection.sock.settimeout(2)
         hang.touch()
         connection.request("PUT", "/v2/a/manifests/b", body=b'{"schemaVersion":2,"manifests":[]}')
         with pytest.raises(TimeoutError):
             connection.getresponse()
         connection.close()
 
-        process.terminate()
         began = time.monotonic()
+        process.terminate()
 
         code = process.wait(30)
     finally:
         stop(process)
-    assert 1 < time.monotonic() - began < 15
+    assert time.monotonic() - began > 1
     assert code == 1 or workers == "2"
     assert re.search("ending by force|does not stop; killing it", log.read_text())
 

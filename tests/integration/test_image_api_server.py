@@ -32,7 +32,13 @@ REQUEST_HEADER_CA = "requestheader-client-ca-file"
 def api(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ImageApi]:
-    with image_api.running(control_plane, tmp_path_factory.mktemp("api"), replicas=2) as found:
+    with image_api.running(
+        control_plane,
+        tmp_path_factory.mktemp("api"),
+        replicas=2,
+        # Longer than this machine may stand still.
+        arguments=("--drain-delay", "8s"),
+    ) as found:
         yield found
     for log in found.directory.glob("*.log"):
         assert "Traceback" not in log.read_text()
@@ -54,6 +60,7 @@ def stream(name: str) -> dict[str, Any]:
 
 
 def test_the_aggregator_finds_it_available(api: ImageApi) -> None:
+    api.wait_available()
     assert api.condition()["reason"] == "Passed"
     listed = api.plane.api.get(API).raise_for_status().json()
     assert "imagestreams" in [resource["name"] for resource in listed["resources"]]
@@ -133,14 +140,17 @@ def status_of(connection: http.client.HTTPConnection, path: str) -> tuple[int, s
     return answer.status, answer.getheader("Connection")
 
 
-def test_the_end_is_told_before_it_comes(api: ImageApi, admin: CertificatePair) -> None:
+def test_the_end_is_told_before_it_comes(
+    api: ImageApi, admin: CertificatePair, namespace: str
+) -> None:
     replica = api.start()
     with (
         connected(api, replica, admin) as watching,
         connected(api, replica, admin) as kept,
         connected(api, replica, admin) as late,
     ):
-        watching.request("GET", f"{API}/imagestreams?watch=true&allowWatchBookmarks=true")
+        path = f"{API}/namespaces/{namespace}/imagestreams"
+        watching.request("GET", f"{path}?watch=true&allowWatchBookmarks=true")
         watch = watching.getresponse()
         assert status_of(kept, f"{API}/images") == (200, None)
         began = time.monotonic()
@@ -157,13 +167,18 @@ def test_the_end_is_told_before_it_comes(api: ImageApi, admin: CertificatePair) 
         events = [json.loads(line) for line in watch.read().splitlines()]
         assert {event["type"] for event in events} <= {"ADDED", "BOOKMARK"}
         assert replica.process.wait(30) == 0
-        assert time.monotonic() - began < 20
+        # By itself, not by force.
+        assert time.monotonic() - began < 40
     api.stop(replica)
 
 
 def _probe(api: ImageApi, replica: Replica) -> int:
-    with api.client(replica) as client:
-        return client.get("/readyz").status_code
+    """Return what its /readyz says; 0 while it shows another certificate or takes nobody in."""
+    try:
+        with api.client(replica) as client:
+            return client.get("/readyz").status_code
+    except httpx.TransportError:
+        return 0
 
 
 def test_a_renewed_serving_certificate_is_used_soon(api: ImageApi) -> None:
@@ -189,6 +204,7 @@ def test_a_renewed_serving_certificate_is_used_soon(api: ImageApi) -> None:
     wait_until(lambda: served() == old, "the first certificate", 55)
     for waiting in api.replicas:
         wait_until(lambda waiting=waiting: _probe(api, waiting) == 200, "both")  # type: ignore[misc]
+    api.wait_available()
 
 
 FILES = ("tls.crt", "tls.key", "ca.crt")

@@ -213,7 +213,8 @@ def test_a_watch_from_before_what_is_known_says_so(api: ImageApi, streams: Strea
         api.start()
         api.stop(replica)
 
-    answer = streams.client.get(f"{streams.path}?watch=true&resourceVersion={old}&timeoutSeconds=9")
+    query = f"watch=true&resourceVersion={old}&timeoutSeconds=25"
+    answer = streams.client.get(f"{streams.path}?{query}")
 
     if answer.status_code == 200:
         event = json.loads(answer.text.splitlines()[0])

@@ -237,14 +237,28 @@ def test_what_is_not_there_is_not_found(read: Samples, plural: str) -> None:
     assert read.kubectl(*absent, *read.where(kind), "--ignore-not-found") == ""
 
 
+def explain(place: Place, *words: str) -> str:
+    """Have a kind explained, once kube-apiserver has our schemas."""
+    done = place.kubectl.run("explain", *words)
+
+    def is_explained() -> bool:
+        nonlocal done
+        done = place.kubectl.run("explain", *words)
+        return done.returncode == 0
+
+    if done.returncode:
+        wait_until(is_explained, "kubectl explain")
+    return done.stdout
+
+
 @pytest.mark.parametrize("plural", KINDS)
 def test_kinds_are_explained(place: Place, plural: str) -> None:
     kind = KINDS[plural]
     path, says = kind.explained
 
-    head = place.kubectl("explain", kind.plural_with_group)
-    tree = place.kubectl("explain", kind.plural_with_group, "--recursive")
-    leaf = place.kubectl("explain", f"{plural}.{path}", f"--api-version={GROUP}/v1")
+    head = explain(place, kind.plural_with_group)
+    tree = explain(place, kind.plural_with_group, "--recursive")
+    leaf = explain(place, f"{plural}.{path}", f"--api-version={GROUP}/v1")
 
     assert re.search(f"KIND: +{kind.kind}\n", head)
     assert re.search(f"^ +{path.rpartition('.')[2]}\t<", tree, re.MULTILINE)
@@ -467,14 +481,14 @@ def test_object_is_waited_for(samples: Samples, plural: str) -> None:
     waits = ("wait", *target, f"--for=jsonpath={path}={value}")
     samples.kubectl("patch", *target, "--type=merge", "-p", json.dumps(patch))
 
-    assert "condition met" in samples.kubectl(*waits, "--timeout=10s")
+    assert "condition met" in samples.kubectl(*waits, "--timeout=60s")
     if "watch" not in kind.verbs:
         return
     gone = ("wait", *target, "--for=delete")
     hold = '{"metadata":{"finalizers":%s}}'
     samples.kubectl("patch", *target, "--type=merge", "-p", hold % '["example.com/hold"]')
     samples.kubectl("delete", *target, "--wait=false")
-    assert "timed out" in samples.kubectl.fails(*gone, "--timeout=1s")
+    assert "timed out" in samples.kubectl.fails(*gone, "--timeout=3s")
     command = samples.kubectl.command("delete", *target, "--ignore-not-found", "--timeout=30s")
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=samples.kubectl.environment()
@@ -604,8 +618,9 @@ def test_tags_follow_mappings(samples: Samples) -> None:
 def test_kinds_are_explained_in_the_old_way(place: Place, plural: str) -> None:
     kind = KINDS[plural]
 
-    said = place.kubectl(
-        *("explain", f"{plural}.{kind.explained[0]}", f"--api-version={GROUP}/v1"),
+    said = explain(
+        place,
+        *(f"{plural}.{kind.explained[0]}", f"--api-version={GROUP}/v1"),
         "--output=plaintext-openapiv2",
     )
 

@@ -135,7 +135,7 @@ def test_what_is_taken_away_is_gone_within_seconds(
     wait_until(
         lambda: client.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 403,
         "the end of the role, also for a token that was made before",
-        seconds=10,
+        seconds=30,
     )
 
 
@@ -443,7 +443,7 @@ def test_several_workers_are_one_registry(control_plane: ControlPlane, tmp_path:
                     == {403}
                 ),
                 "the end of the role, in all workers",
-                seconds=10,
+                seconds=30,
             )
 
 

@@ -294,12 +294,12 @@ def test_a_token_server_behind_the_same_proxy_is_found_there(tmp_path: Path) -> 
         "REGISTRY_AUTH_TOKEN_AUTOREDIRECT": "true",
     }
     with registry.running(tmp_path / "one", settings=settings) as server:
-        assert realm(httpx.get(f"{server.url}/v2/")) == f"{server.url}/auth/token"
+        assert realm(httpx.get(f"{server.url}/v2/", timeout=30)) == f"{server.url}/auth/token"
         # It is somebody else's: we have none.
-        assert httpx.get(f"{server.url}/auth/token").status_code == 401
+        assert httpx.get(f"{server.url}/auth/token", timeout=30).status_code == 401
     settings["REGISTRY_AUTH_TOKEN_AUTOREDIRECTPATH"] = "/service/token"
     with registry.running(tmp_path / "two", settings=settings) as server:
-        assert realm(httpx.get(f"{server.url}/v2/")) == f"{server.url}/service/token"
+        assert realm(httpx.get(f"{server.url}/v2/", timeout=30)) == f"{server.url}/service/token"
 
 
 def test_a_changed_password_file_counts_at_once(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_a_changed_password_file_counts_at_once(tmp_path: Path) -> None:
         time.sleep(1.2)
 
         for _ in range(10):
-            with httpx.Client() as fresh:
+            with httpx.Client(timeout=30) as fresh:
                 for headers in (bearer(token), basic("writer", password_of("writer"))):
                     answer = fresh.get(f"{place.url}/v2/", headers=headers)
                     assert answer.status_code == 401

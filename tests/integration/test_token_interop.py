@@ -197,7 +197,7 @@ def test_tokens_of_others_are_taken_by_both(trusting: str, root: Certified) -> N
         (sign(claims(nbf=2**33), root.key, "ES256", kid=kid), False),
         (sign(said, b"k" * 64, "HS256", kid=kid), False),
     ):
-        answer = httpx.get(f"{trusting}/v2/", headers=bearer(token))
+        answer = httpx.get(f"{trusting}/v2/", headers=bearer(token), timeout=30)
         assert (answer.status_code == 200) is is_good, token
         if not is_good:
             assert answer.status_code == 401
@@ -211,7 +211,7 @@ def test_the_id_of_registry_2_is_taken_by_ours(root: Certified, tmp_path: Path) 
     token = sign(claims(), root.key, "ES256", kid=libtrust_id(root.key.public_key()))
 
     with registry.running(tmp_path, arguments=["--config", configuration]) as server:
-        answer = httpx.get(f"{server.url}/v2/", headers=bearer(token))
+        answer = httpx.get(f"{server.url}/v2/", headers=bearer(token), timeout=30)
         assert answer.status_code == 200
         log = server.log.read_text()
     assert json.dumps(token) not in log

@@ -203,11 +203,11 @@ class ControlPlane:
         """Have etcd take nothing more for the length of a block, as when its quota is used up."""
         alarm = {"alarm": "NOSPACE", "memberID": "1"}
         url = f"{self.etcd}/v3/maintenance/alarm"
-        httpx.post(url, json={"action": "ACTIVATE", **alarm}).raise_for_status()
+        httpx.post(url, json={"action": "ACTIVATE", **alarm}, timeout=30).raise_for_status()
         try:
             yield
         finally:
-            httpx.post(url, json={"action": "DEACTIVATE", **alarm}).raise_for_status()
+            httpx.post(url, json={"action": "DEACTIVATE", **alarm}, timeout=30).raise_for_status()
 
     def requests(self, resource: str) -> int:
         """Return how many requests about a resource kube-apiserver has answered so far."""

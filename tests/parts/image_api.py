@@ -142,6 +142,18 @@ class ImageApi:
         if is_available:
             # Discovery follows a moment later.
             wait_until(lambda: self.plane.api.get(API).is_success, f"an answer at {API}")
+            wait_until(self._is_discovered, f"{API} in what is discovered")
+
+    def _is_discovered(self) -> bool:
+        """Whether kubectl finds our kinds: kube-apiserver fetches the list apart."""
+        accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+        found = self.plane.api.get("/apis", headers={"Accept": accept}).json()
+        return any(
+            version.get("freshness") == "Current"
+            for group in found.get("items", ())
+            if group["metadata"]["name"] == "image.alauda.io"
+            for version in group["versions"]
+        )
 
     def condition(self) -> dict[str, Any]:
         """Return what kube-apiserver says of it: its condition ``Available``."""

@@ -76,7 +76,11 @@ def children_of(pid: int, containing: bytes = b"") -> list[int]:
     """
     found = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
+        pids: list[str] = []
+        # A thread may end meanwhile, and a child as well.
+        with contextlib.suppress(OSError):
+            pids = children.read_text().split()
+        for child in map(int, pids):
             with contextlib.suppress(OSError):
                 if containing in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(child)

@@ -1,5 +1,6 @@
 """Puts into a control plane what the image API keeps its records in, and opens stores on it."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from tests.parts.processes import wait_until
 NAMESPACE = "image-registry-system"
 ACCOUNT = "image-api-server"
 RECORDS = "/apis/store.image.alauda.io/v1"
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 def install(plane: ControlPlane) -> Path:
@@ -44,6 +46,14 @@ def install(plane: ControlPlane) -> Path:
         ),
         "the rights of the image API server",
     )
+    # The policies count a moment after they are there; so do both, as they came together.
+    wait_until(
+        lambda: all(
+            plane.api.delete(f"{DEFINITIONS}/{definition[4:]}", params={"dryRun": "All"}).is_error
+            for definition in definitions
+        ),
+        "the policy that keeps definitions",
+    )
     return plane.kubeconfig(plane.token(NAMESPACE, ACCOUNT))
 
 
@@ -59,11 +69,14 @@ def make_namespaces(plane: ControlPlane, *names: str) -> None:
 async def opened(
     kubeconfig: Path, limits: RecordLimits | None = None
 ) -> AsyncGenerator[RecordStore]:
-    """Open a store as one replica would have it."""
+    """Open a store as one replica would have it, and wait until it has read everything."""
     async with (
         ApiServerClient(kubeconfig) as client,
         RecordStore.opened(ApiServerResources(client), limits) as store,
     ):
+        async with asyncio.timeout(60):
+            while store.trouble:  # noqa: ASYNC110 -- no event tells
+                await asyncio.sleep(0.02)
         yield store
 
 

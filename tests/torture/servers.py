@@ -175,7 +175,7 @@ def _complains(line: str) -> bool:
 def _steady_port() -> int:
     """Return a port that stays free while nobody listens: not one that the kernel hands out."""
     while True:
-        port = random.randrange(20_000, 30_000)
+        port = random.SystemRandom().randrange(20_000, 30_000)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

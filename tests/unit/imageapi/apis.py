@@ -142,7 +142,7 @@ class Api:
             yield lines
         finally:
             lines.hang_up()
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 30)
 
 
 class Lines:
@@ -189,7 +189,7 @@ class Lines:
         return [(event["type"], event["object"]["metadata"].get("name", "")) for event in events]
 
     async def _next(self) -> Message:
-        return await asyncio.wait_for(self._messages.get(), 5)
+        return await asyncio.wait_for(self._messages.get(), 30)
 
 
 def check_answer(document: Any, status: int) -> None:

@@ -190,7 +190,7 @@ class HangingStorage:
 
     async def check(self) -> Health:
         self.checks += 1
-        await run_blocking(None, self.answers.wait, 3)
+        await run_blocking(None, self.answers.wait, 30)
         return GOOD
 
 

@@ -151,7 +151,7 @@ async def test_one_by_one_they_do_not_wait_for_another_process_each(path: Path) 
             if len(begun) == 3:
                 other.execute(statement)
 
-    async with SQLiteStore.opened(path, StoreLimits(busy_seconds=0.5)) as store:
+    async with SQLiteStore.opened(path, StoreLimits(busy_seconds=2)) as store:
         connection = store._writer.connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 4}")
@@ -208,7 +208,7 @@ async def test_the_end_waits_for_what_was_begun_and_stops_nothing_else(
     path: Path, caplog: pytest.LogCaptureFixture, is_hurried: bool
 ) -> None:
     # It does not look for what others have written, so that it is behind at the end.
-    opening = SQLiteStore.opened(path, StoreLimits(busy_seconds=2, poll_seconds=60))
+    opening = SQLiteStore.opened(path, StoreLimits(busy_seconds=20, poll_seconds=60))
     store = await opening.__aenter__()
     async with SQLiteStore.opened(path) as other:
         await create(other, "theirs")

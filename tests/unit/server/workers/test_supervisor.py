@@ -43,6 +43,7 @@ def test_a_worker_that_cannot_be_replaced_at_once_takes_nobody_along(
 ) -> None:
     supervisor._was_ready = True
     descriptors = len(os.listdir("/proc/self/fd"))
+    began = time.monotonic()
 
     for _ in range(3):
         for slot in supervisor._slots:
@@ -51,7 +52,7 @@ def test_a_worker_that_cannot_be_replaced_at_once_takes_nobody_along(
 
     assert [slot.process for slot in supervisor._slots] == [None, None]
     # It is tried again, and not all the time.
-    assert all(0 < slot.start_at - time.monotonic() < 10 for slot in supervisor._slots)
+    assert all(0 < slot.start_at - began < 40 for slot in supervisor._slots)
     assert "worker 1 could not be started: [Errno 11]" in caplog.text
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert len(os.listdir("/proc/self/fd")) == descriptors

@@ -231,11 +231,14 @@ async def test_a_renewal_that_fails_keeps_nothing_from_being_saved(
     writer = await driver_of(bucket).append("/file", create=True, wait=0)
     await writer.write([bytes(3 * MIB)])
 
+    failed = asyncio.Event()
+
     def fail(_: Request) -> None:
+        failed.set()
         raise RuntimeError("unforeseen")
 
     bucket.on_request = fail
-    await asyncio.sleep(0.1)
+    await asyncio.wait_for(failed.wait(), 30)
     bucket.on_request = lambda _: None
     await writer.close()
 

@@ -115,7 +115,7 @@ async def told(*watches: Sequence[Line], **more: Any) -> AsyncGenerator[tuple[To
     """Have a history of what is told."""
     client = Told(*watches, **more)
     history = History(client, KINDS["imagestreams"], Unpacked(10**6), Ring(100, 10**6), END)
-    async with asyncio.timeout(5), Tasks() as group:
+    async with asyncio.timeout(30), Tasks() as group:
         await history.open(group, BEGIN)
         yield client, history
 
@@ -270,7 +270,7 @@ async def later(
 async def follow(store: RecordStore, after: int, last: int) -> list[int]:
     """Return the revisions after one, up to another."""
     watch, events = await store.watch("imagestreams", after), list[Event]()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not events or events[-1].revision < last:
             events += await watch.next(1)
     return [event.revision for event in events]
