@@ -13,6 +13,7 @@ from conformance.benchmarks.results import Row, Section
 from conformance.benchmarks.servers import Server, Started
 
 WHAT = "pull of 256 MiB, 1 connection"
+OF_PEERS = "the same, of what the peer has pushed"
 TARGET = 1.6
 REPOSITORY = "bench/large"
 REPEATS = 3
@@ -23,8 +24,13 @@ METHOD = (
 )
 
 
-def run(bench: Bench) -> Section:
-    """Measure MB a second."""
+def run(bench: Bench, *, of_peers: bool = False) -> Section:
+    """Measure MB a second.
+
+    Args:
+        bench: The run.
+        of_peers: Whether both serve what the peer has written, and not each its own.
+    """
     (blob,) = bench.large_blobs(1)
 
     def seed(running: Started) -> None:
@@ -36,8 +42,11 @@ def run(bench: Bench) -> Section:
 
     with ExitStack() as stack:
         roots = {
-            server: stack.enter_context(seeded(bench, server, seed)) for server in bench.registries
+            server: stack.enter_context(seeded(bench, server, seed))
+            for server in bench.registries
+            if not of_peers or server is bench.peer
         }
+        roots.setdefault(bench.ours, roots[bench.peer])
         sink = bench.sink()
         roots[sink] = stack.enter_context(bench.root())
 
@@ -54,7 +63,7 @@ def run(bench: Bench) -> Section:
 
         found = bench.collect([*bench.registries, sink], measure)[WHAT]
     row = Row(
-        what=WHAT,
+        what=OF_PEERS if of_peers else WHAT,
         unit="MB/s",
         target=TARGET,
         ours=found[bench.ours],
