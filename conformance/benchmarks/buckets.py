@@ -27,14 +27,10 @@ from conformance.benchmarks import servers
 from conformance.benchmarks.bench import Bench
 from conformance.benchmarks.servers import PEER_PROGRAM, WORKERS, Server
 from conformance.s3proxy import proxy
-from tests.parts import processes
+from tests.parts import processes, tools
 from tests.parts.certificates import CertificatePair
 
-CACHE = PEER_PROGRAM.parents[1]
-PROGRAMS: Mapping[str, Path] = {
-    "versitygw": CACHE / "versitygw-v1.8.0/versitygw",
-    "minio": CACHE / "minio-v0.0.0-20260212201848-7aac2a2c5b7c/minio",
-}
+PROGRAMS: Mapping[str, Path] = {kind: tools.pins().go[kind].path for kind in ("versitygw", "minio")}
 ACCESS_KEY = "benchmarks"
 SECRET_KEY = "a-secret-of-the-benchmarks"
 REGION = "us-east-1"

@@ -19,12 +19,10 @@ from typing import Protocol
 from typing_extensions import override
 
 from conformance.benchmarks.client import Connection
-from tests.parts import processes
+from tests.parts import processes, tools
 
-PEER_VERSION = "v3.1.2"
-PEER_PROGRAM = (
-    Path.home() / f".cache/alauda-image-registry/tools/distribution-{PEER_VERSION}/distribution"
-)
+_PEER = tools.pins().go["distribution"]
+PEER_VERSION, PEER_PROGRAM = _PEER.version, _PEER.path
 WORKERS = 2
 QUIET_SECONDS = 0.3
 QUIET_SHARE = 0.1
