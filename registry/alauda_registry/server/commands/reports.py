@@ -59,6 +59,7 @@ class JsonReport(Report):
             "blobs": summary.blobs,
             "bytes": summary.blob_bytes,
             "quarantined": summary.quarantined,
+            "given_back": summary.given_back,
             "findings": counts,
         }
         _write(json.dumps({"summary": fields}))
@@ -99,6 +100,8 @@ class TextReport(Report):
         read = f"{summary.repositories} repositories, {summary.manifests} manifests"
         how = "hashed" if hashed else "not hashed"
         _write(f"{read}, {summary.blobs} blobs of {size} in all, {how}")
+        for path in summary.given_back:
+            _write(f"put back, as a repair that was killed had just taken it: {path}")
         if summary.quarantined:
             _write(f"{summary.quarantined} files lie in _fsck/quarantine: remove it when you like")
         if summary.repairable and not summary.repaired.total():

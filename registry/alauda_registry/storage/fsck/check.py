@@ -64,6 +64,7 @@ class Summary:
         counts: How many findings there are of each kind.
         sizes: How many bytes those take.
         repaired: How many findings of each kind were put right.
+        given_back: What a repair that was killed had taken, and this one put back.
     """
 
     repositories: int = 0
@@ -74,6 +75,7 @@ class Summary:
     counts: Counter[Kind] = field(default_factory=Counter)
     sizes: Counter[Kind] = field(default_factory=Counter)
     repaired: Counter[Kind] = field(default_factory=Counter)
+    given_back: list[str] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
         """Count a finding."""
@@ -168,15 +170,13 @@ class Check:
                 await held.enter_async_context(
                     self._driver.lock("fsck-repair", exclusive=True, wait=0)
                 )
-                await self._repairer.begin()
+                self.summary.given_back = await self._repairer.begin()
             held.push_async_callback(self._verification.stop)
             for part in (self._read, self._verify, self._finish):
                 async with aclosing(part()) as found:
                     async for finding in found:
                         self.summary.add(finding)
                         yield finding
-            if self._repairer is not None:
-                await self._repairer.end()
 
     async def _read(self) -> AsyncGenerator[Finding, None]:
         self._watcher.begin("reading", None, "files")

@@ -6,19 +6,22 @@ deleted. Deletions and pushes of manifests are held off by the repository's lock
 has. Commits of uploads take no such lock, so whatever was moved is looked at once more: when
 somebody has just pushed what was missing, it goes back.
 
-A run that is cut short leaves a mark. The next one first gives back what by then is right.
+While a file is moved and looked at, a mark says which. A run that is killed meanwhile leaves it,
+and the next one looks at that file in its place. Whatever was settled before is left alone: what
+was pushed and deleted since must not come back.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from alauda_registry.oci.digest import Digest
 from alauda_registry.oci.errors import DigestInvalid
 from alauda_registry.oci.manifest import Manifest
 from alauda_registry.oci.reference import RepositoryName, Tag
-from alauda_registry.storage import paths
+from alauda_registry.storage import locks, paths
 from alauda_registry.storage.driver import (
+    Busy,
     Move,
     PathNotFound,
     StorageDriver,
@@ -29,9 +32,11 @@ from alauda_registry.storage.fsck.findings import Finding, Kind
 from alauda_registry.storage.fsck.shapes import is_right_link, parse_link
 from alauda_registry.storage.fsck.tree import read_beginning, verify
 from alauda_registry.storage.referrers import index_entry
+from alauda_registry.storage.threads import see_through
 
 _UNFINISHED = "unfinished"
 _BLOBS = f"{paths.ROOT}/blobs/"
+_REPOSITORIES = f"{paths.REPOSITORIES}/"
 
 
 class Repairer:
@@ -45,7 +50,6 @@ class Repairer:
     def __init__(self, driver: StorageDriver, run: str) -> None:
         self._driver = driver
         self._place = f"{paths.QUARANTINE}/{run}"
-        self._is_marked = False
         self._repairs: Mapping[Kind, Callable[[Finding], Coroutine[Any, Any, str | None]]] = {
             Kind.BLOB_CORRUPT: self._take_away_corrupt,
             Kind.BLOB_MISSING: self._take_away,
@@ -70,8 +74,10 @@ class Repairer:
         repair = self._repairs.get(finding.kind)
         return None if repair is None else await repair(finding)
 
-    async def begin(self) -> None:
-        """Give back what runs that were cut short took without need.
+    async def begin(self) -> list[str]:
+        """Give back what runs that were killed had just taken without need, and say what it is.
+
+        What belongs to a repository that is busy is left for the next time.
 
         Raises:
             DriverError: It could not be done.
@@ -79,26 +85,29 @@ class Repairer:
         try:
             runs = await self._driver.names(paths.QUARANTINE)
         except PathNotFound:
-            return
+            return []
+        given_back = []
         for run in runs:
             place = f"{paths.QUARANTINE}/{run}"
             try:
-                await self._driver.stat(f"{place}/{_UNFINISHED}")
-            except PathNotFound:
+                marked = await self._driver.read(f"{place}/{_UNFINISHED}")
+                path = marked.decode("ascii", "replace")
+                if await self._settle(place, path):
+                    given_back.append(path)
+                await self._driver.delete(f"{place}/{_UNFINISHED}")
+            except (PathNotFound, Busy):
                 continue
-            async with aclosing(self._driver.walk(place)) as files:
-                async for info in files:
-                    await self._give_back(place, info.path.removeprefix(place))
-            await self._driver.delete(f"{place}/{_UNFINISHED}")
+        return given_back
 
-    async def end(self) -> None:
-        """Say that this run was not cut short.
-
-        Raises:
-            DriverError: It could not be done.
-        """
-        if self._is_marked:
-            await self._driver.delete(f"{self._place}/{_UNFINISHED}")
+    async def _settle(self, place: str, path: str) -> bool:
+        """Look at a file whose move was cut short, as nobody may delete what it belongs to."""
+        if path.startswith(_BLOBS):
+            return await self._give_back(place, path)
+        if not path.startswith(_REPOSITORIES):
+            return False
+        name, _, _ = path.removeprefix(_REPOSITORIES).partition("/_")
+        async with locks.deleting(self._driver, name):
+            return await self._give_back(place, path)
 
     async def _take_away(self, finding: Finding) -> str | None:
         if not await self._move(finding.path):
@@ -117,15 +126,9 @@ class Repairer:
         return f"moved to {self._place}{folder}"
 
     async def _take_away_corrupt(self, finding: Finding) -> str | None:
-        moved = f"{self._place}{finding.path}"
-        await self._mark()
-        await self._driver.publish(Move(finding.path, moved))
-        info = await self._driver.stat(moved)
-        is_same = (info.size, info.modified_at) == (finding.size, finding.modified_at)
-        # Hashing takes long, and is only needed when it was just replaced.
-        if not is_same and await self._give_back(self._place, finding.path):
+        if not await self._move(finding.path, finding):
             return None
-        return f"moved to {moved}"
+        return f"moved to {self._place}{finding.path}"
 
     async def _repair_link(self, finding: Finding) -> str | None:
         """Write a link anew where its path says all there is to say, or else move it."""
@@ -138,12 +141,12 @@ class Repairer:
             return await self._take_away(finding)
         place, link = f"{self._place}{finding.path}", Write(finding.path, str(digest).encode())
         is_small = (await self._driver.stat(finding.path)).size < LINK_MAXIMUM
-        await self._mark()
         if is_small:
             held = await self._driver.read(finding.path)
             await self._driver.publish(Write(place, held), link)
         else:
-            await self._driver.publish(Move(finding.path, place), link)
+            async with self._marked(finding.path) as mark:
+                await self._driver.publish(mark, Move(finding.path, place), link)
         return f"written anew; what it held is in {place}"
 
     async def _write_entry(self, finding: Finding) -> str | None:
@@ -157,11 +160,36 @@ class Repairer:
         await self._driver.publish(entry)
         return "written anew"
 
-    async def _move(self, path: str) -> bool:
-        """Move a file into quarantine, and tell whether it stays there."""
-        await self._mark()
-        await self._driver.publish(Move(path, f"{self._place}{path}"))
-        return not await self._give_back(self._place, path)
+    async def _move(self, path: str, corrupt: Finding | None = None) -> bool:
+        """Move a file into quarantine, and tell whether it stays there.
+
+        Args:
+            path: The file.
+            corrupt: What was said of it, if it is a blob.
+        """
+        # Who is asked to stop meanwhile does not leave it half done.
+        return await see_through(self._move_and_look(path, corrupt))
+
+    async def _move_and_look(self, path: str, corrupt: Finding | None) -> bool:
+        moved = f"{self._place}{path}"
+        async with self._marked(path) as mark:
+            await self._driver.publish(mark, Move(path, moved))
+            if corrupt is not None:
+                info = await self._driver.stat(moved)
+                # Hashing takes long, and is only needed when it was just replaced.
+                if (info.size, info.modified_at) == (corrupt.size, corrupt.modified_at):
+                    return True
+            return not await self._give_back(self._place, path)
+
+    @asynccontextmanager
+    async def _marked(self, path: str) -> AsyncGenerator[Write, None]:
+        """Yield the mark to write before a file is moved, and remove it in the end."""
+        mark = f"{self._place}/{_UNFINISHED}"
+        try:
+            yield Write(mark, path.encode())
+        finally:
+            with suppress(PathNotFound):
+                await self._driver.delete(mark)
 
     async def _give_back(self, place: str, path: str) -> bool:
         """Move a file back if it is right where it was, and tell whether it is.
@@ -205,8 +233,3 @@ class Repairer:
             await self._driver.delete(folder)
         except PathNotFound:
             return
-
-    async def _mark(self) -> None:
-        if not self._is_marked:
-            await self._driver.publish(Write(f"{self._place}/{_UNFINISHED}", b""))
-            self._is_marked = True

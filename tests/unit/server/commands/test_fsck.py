@@ -117,6 +117,7 @@ def test_json_is_an_object_on_each_line(root: Path, capsys: pytest.CaptureFixtur
         "blobs": 13,
         "bytes": 0,
         "quarantined": 0,
+        "given_back": [],
         "findings": {
             "broken": {"tag-to-nothing": {"count": 1, "bytes": 0, "repaired": 0}},
             "garbage": {"stray": {"count": 1, "bytes": 5, "repaired": 0}},
@@ -138,6 +139,22 @@ def test_a_repair_is_told_and_then_there_is_nothing_left(
     assert "repaired: moved to /_fsck/quarantine/" in repaired
     assert "nothing is broken" in again
     assert "1 files lie in _fsck/quarantine" in again
+
+
+def test_what_a_killed_repair_had_taken_is_told_when_it_is_back(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_of_then = f"{paths.QUARANTINE}/20260101T000000Z-1"
+    link = paths.blob_link(APP, Digest.of(LAYERS[1]))
+    write(root, f"{run_of_then}/unfinished", link.encode())
+    moved = write(root, f"{run_of_then}{link}", b"")
+    (root / link[1:]).rename(moved)
+
+    assert run("--root", root, "--repair") == 0
+
+    told = capsys.readouterr().out
+    assert f"put back, as a repair that was killed had just taken it: {link}\n" in told
+    assert (root / link[1:]).exists()
 
 
 def test_garbage_is_summed_up_unless_asked_for(

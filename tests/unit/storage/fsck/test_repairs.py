@@ -1,6 +1,7 @@
 """What a check puts right: safely, whoever pushes meanwhile and wherever it is cut short."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -48,7 +49,7 @@ from tests.unit.storage.fsck.test_check import (
     tag,
 )
 from tests.unit.storage.pushing import EMPTY, push_blob, put, read_blob
-from tests.unit.storage.watching import FailingDriver, WatchedDriver
+from tests.unit.storage.watching import DawdlingDriver, FailingDriver, WatchedDriver
 
 pytestmark = pytest.mark.anyio
 
@@ -398,29 +399,140 @@ async def test_a_manifest_that_is_pushed_during_a_repair_stays(name: str) -> Non
     assert number > 50
 
 
-async def test_what_a_killed_repair_took_from_a_push_is_given_back() -> None:
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        (layer(LAYERS[1]), str(of(LAYERS[1])).encode()),
+        (revision(IMAGE), str(of(IMAGE)).encode()),
+        (data(LAYERS[2]), LAYERS[2]),
+    ],
+    ids=["layer", "manifest", "blob"],
+)
+async def test_what_a_killed_repair_took_from_a_push_is_given_back(
+    path: str, content: bytes
+) -> None:
     """A push commits between the last look and the move, and then the process dies."""
     memory = InMemoryDriver()
     await fill(memory)
-    link = layer(LAYERS[1])
-    moved = f"{PLACE}{link}"
+    await memory.delete(path)
     await memory.publish(
-        Write(f"{PLACE}/unfinished", b""),
-        Write(moved, await memory.read(link)),
-        Write(f"{PLACE}{data(LAYERS[2])}", LAYERS[2]),
-        Write(f"{PLACE}{tag('stale')}", str(of(IMAGE)).encode()),
-        Write(f"{PLACE}{layer(b'gone')}", str(of(b"gone")).encode()),
+        Write(f"{PLACE}/unfinished", path.encode()), Write(f"{PLACE}{path}", content)
     )
-    await memory.delete(link)
-    await memory.delete(data(LAYERS[2]))
 
-    await Repairer(memory, "next").begin()
+    checked = await check(memory, run="next")
 
-    assert (await check(memory)).findings == []
-    assert await walked(memory, paths.QUARANTINE) == [
-        f"{PLACE}{layer(b'gone')}",
-        f"{PLACE}{tag('stale')}",
-    ]
+    assert (checked.findings, checked.summary.given_back) == ([], [path])
+    assert await walked(memory, paths.QUARANTINE) == []
+
+
+@pytest.mark.parametrize("path", [tag("stale"), layer(b"gone"), ""])
+async def test_what_a_killed_repair_took_with_reason_stays_away(path: str) -> None:
+    """Whatever else it had taken before, too: that was settled."""
+    memory = InMemoryDriver()
+    await fill(memory)
+    taken = {
+        f"{PLACE}{tag('stale')}": str(of(IMAGE)).encode(),
+        f"{PLACE}{layer(b'gone')}": str(of(b"gone")).encode(),
+        f"{PLACE}{paths.revision_link(OTHER, of(IMAGE))}": str(of(IMAGE)).encode(),
+    }
+    await inflict(memory, {f"{PLACE}/unfinished": path.encode(), **taken})
+
+    assert await Repairer(memory, "next").begin() == []
+
+    assert await walked(memory, paths.QUARANTINE) == sorted(taken)
+
+
+async def test_nobody_deletes_while_a_killed_repair_is_made_up_for() -> None:
+    memory = InMemoryDriver()
+    await fill(memory)
+    link = layer(LAYERS[1])
+    await inflict(memory, {link: None, f"{PLACE}{link}": str(of(LAYERS[1])).encode()})
+    await inflict(memory, {f"{PLACE}/unfinished": link.encode()})
+    deletions: list[asyncio.Task[None]] = []
+
+    async def delete_there() -> None:
+        blobs = Registry(memory).repository(APP).blobs
+        deletions.append(asyncio.ensure_future(blobs.delete(of(LAYERS[1]))))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not deletions[0].done()
+
+    driver = InterruptingDriver(memory, 0, delete_there, operation="move")
+    assert await Repairer(driver, "next").begin() == [link]
+    await asyncio.gather(*deletions)
+
+    with pytest.raises(BlobUnknown):
+        await Registry(memory).repository(APP).blobs.stat(of(LAYERS[1]))
+
+
+@pytest.mark.parametrize("last", [revision(IMAGE), layer(LAYERS[1])], ids=["manifest", "layer"])
+async def test_what_was_repaired_pushed_again_and_deleted_does_not_come_back(last: str) -> None:
+    """The repair does not get any further than that: it is stopped, or fails."""
+    memory = InMemoryDriver()
+    await fill(memory)
+    await inflict(memory, {data(IMAGE): None, data(LAYERS[1]): None})
+    repository = Registry(memory).repository(APP)
+    repairer = Repairer(memory, "run")
+    found = (await check(memory)).findings
+    for finding in sorted(found, key=lambda finding: finding.path == last):
+        await repairer.repair(finding)
+
+    await push_blob(repository, LAYERS[1])
+    await put(repository, IMAGE, "v1")
+    await repository.manifests.delete(of(IMAGE))
+    await repository.blobs.delete(of(LAYERS[1]))
+    repaired = await check(memory, run="again")
+
+    assert repaired.summary.given_back == []
+    with pytest.raises(ManifestUnknown):
+        await repository.manifests.get(of(IMAGE))
+    with pytest.raises(BlobUnknown):
+        await repository.blobs.stat(of(LAYERS[1]))
+
+
+async def test_a_move_that_fails_leaves_no_mark() -> None:
+    memory = InMemoryDriver()
+    await fill(memory)
+    await inflict(memory, {layer(b"lost"): str(of(b"lost")).encode()})
+    driver = FailingDriver(memory)
+    driver.error = lambda operation, path: (
+        OutOfSpace(driver="fake", path=path) if operation == "move" else None
+    )
+
+    checked = await check(driver, run="run")
+
+    assert [finding.failure for finding in checked.findings] != [None]
+    assert ("write", f"{PLACE}/unfinished") in driver.calls
+    assert await walked(memory, paths.QUARANTINE) == []
+
+
+async def test_a_move_that_is_stopped_comes_to_its_end() -> None:
+    """A push commits right before it: what it moved still goes back."""
+    for number in count():
+        memory = InMemoryDriver()
+        await fill(memory)
+        await inflict(memory, {data(LAYERS[1]): None})
+        missing = next(f for f in (await check(memory)).findings if f.path == layer(LAYERS[1]))
+        pusher = Registry(memory).repository(APP)
+        interrupted = InterruptingDriver(
+            memory,
+            0,
+            lambda: push_blob(pusher, LAYERS[1]),  # noqa: B023 -- called in this round
+            operation="move",
+        )
+        driver = DawdlingDriver(interrupted, random.Random(number))
+        task = asyncio.ensure_future(Repairer(driver, "run").repair(missing))
+        for _ in range(number):
+            await asyncio.sleep(0)
+        is_stopped = task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+        assert await walked(memory, paths.QUARANTINE) == []
+        assert layer(LAYERS[1]) in await walked(memory, paths.ROOT)
+        if not is_stopped:
+            break
+    assert number > 5
 
 
 async def test_pushes_wait_while_a_repository_is_repaired() -> None:
