@@ -22,7 +22,9 @@ import hashlib
 import logging
 import math
 import re
+import time
 from collections.abc import Coroutine, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -76,6 +78,13 @@ NEW_AT_ONCE = 64
 """Tokens nobody has shown before that are reviewed at once, wherever they come from: of a hundred
 connections to the API server some are left for what those ask who are known."""
 
+ANONYMOUS_AT_ONCE = 32
+"""Questions about what anybody may that are asked at once: anybody can ask for as much as they like
+without showing anything, and those who are known need connections, too."""
+
+COMPLAINT_SECONDS = 10.0
+"""How long it is enough to have said that the API server does not answer."""
+
 CERTIFICATES_KEPT = 1024
 ACCESSES_KEPT = 4096
 
@@ -101,6 +110,7 @@ class KubernetesAuthenticator(Authenticator):
         self._client = client
         self._throttle = throttle
         self._audiences = audiences
+        self._server = _Server()
         self._reviews: Recent[bytes, Identity | None] = Recent(REVIEW_SECONDS, REVIEWS_KEPT)
         self._new = asyncio.Semaphore(NEW_AT_ONCE)
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -145,7 +155,7 @@ class KubernetesAuthenticator(Authenticator):
         # Good or bad, what was seen before is nobody's guess any more.
         mark = self._throttle.mark(digest)
         if self._throttle.outcome(mark) is not None:
-            user = await _ask(self._client.review_token(token, self._audiences))
+            user = await self._server.ask(self._client.review_token(token, self._audiences))
         else:
             user = await self._review_new(token, digest.hex(), address)
         self._throttle.remember(mark, is_right=user is not None)
@@ -162,7 +172,7 @@ class KubernetesAuthenticator(Authenticator):
             self._throttle.begin(address, name)
             is_bad = False
             try:
-                user = await _ask(self._client.review_token(token, self._audiences))
+                user = await self._server.ask(self._client.review_token(token, self._audiences))
                 is_bad = user is None
             finally:
                 # Good, not known, or nobody waits for it any more: it was no guess.
@@ -182,6 +192,8 @@ class KubernetesAuthorizer(Authorizer):
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
+        self._server = _Server()
+        self._anonymous = asyncio.Semaphore(ANONYMOUS_AT_ONCE)
         self._reviews: Recent[tuple[UserInfo, ResourceAttributes], bool] = Recent(
             REVIEW_SECONDS, REVIEWS_KEPT
         )
@@ -193,9 +205,7 @@ class KubernetesAuthorizer(Authorizer):
         if attributes is None:
             return False
         user = _user_of(identity)
-        return await self._reviews.get(
-            (user, attributes), lambda: _ask(self._client.review_access(user, attributes))
-        )
+        return await self._reviews.get((user, attributes), lambda: self._review(user, attributes))
 
     @override
     def known_until(self, identity: Identity, access: Access) -> float:
@@ -203,6 +213,10 @@ class KubernetesAuthorizer(Authorizer):
         if attributes is None:
             return math.inf
         return self._reviews.known_until((_user_of(identity), attributes))
+
+    async def _review(self, user: UserInfo, attributes: ResourceAttributes) -> bool:
+        async with self._anonymous if user == ANONYMOUS else nullcontext():
+            return await self._server.ask(self._client.review_access(user, attributes))
 
 
 @lru_cache(ACCESSES_KEPT)
@@ -239,27 +253,41 @@ def attributes_of(access: Access) -> ResourceAttributes | None:
 _LAYER_VERBS = {PULL: "get", PUSH: "update"}
 
 
-async def _ask(question: Coroutine[Any, Any, _Answer]) -> _Answer:
-    """Return the answer of the API server.
+class _Server:
+    """Asks the API server, and says in the log when there is no answer: not for every question."""
 
-    Raises:
-        AuthorityUnavailable: There is none.
-    """
-    try:
-        return await question
-    except Forbidden as error:
-        logger.error(  # noqa: TRY400,RUF100 -- the reason is enough
-            "%s: give the registry's account the ClusterRole system:auth-delegator", error
-        )
-        raise AuthorityUnavailable(
-            "the Kubernetes API server does not let the registry ask who may do this: tell whoever "
-            "runs the registry that its account needs the ClusterRole system:auth-delegator"
-        ) from error
-    except KubeError as error:
-        logger.warning("nobody is let in: %s", error)
-        raise AuthorityUnavailable(
-            "the Kubernetes API server does not answer who may do this: try again in a moment"
-        ) from error
+    def __init__(self) -> None:
+        self._said: dict[int, float] = {}
+
+    async def ask(self, question: Coroutine[Any, Any, _Answer]) -> _Answer:
+        """Return the answer.
+
+        Raises:
+            AuthorityUnavailable: There is none.
+        """
+        try:
+            return await question
+        except Forbidden as error:
+            self._say(
+                logging.ERROR,
+                f"{error}: give the registry's account the ClusterRole system:auth-delegator",
+            )
+            raise AuthorityUnavailable(
+                "the Kubernetes API server does not let the registry ask who may do this: tell "
+                "whoever runs the registry that its account needs the ClusterRole "
+                "system:auth-delegator"
+            ) from error
+        except KubeError as error:
+            self._say(logging.WARNING, f"nobody is let in: {error}")
+            raise AuthorityUnavailable(
+                "the Kubernetes API server does not answer who may do this: try again in a moment"
+            ) from error
+
+    def _say(self, level: int, message: str) -> None:
+        now = time.monotonic()
+        if now - self._said.get(level, -math.inf) >= COMPLAINT_SECONDS:
+            self._said[level] = now
+            logger.log(level, "%s", message)
 
 
 def _user_of(identity: Identity) -> UserInfo:

@@ -22,6 +22,7 @@ from alauda_registry.auth import kubernetes
 from alauda_registry.auth.authenticator import ANONYMOUS, Basic, Bearer, Certificate, Identity
 from alauda_registry.auth.failures import Failures
 from alauda_registry.auth.kubernetes import (
+    ANONYMOUS_AT_ONCE,
     NEW_AT_ONCE,
     KubernetesAuthenticator,
     KubernetesAuthorizer,
@@ -29,7 +30,7 @@ from alauda_registry.auth.kubernetes import (
 )
 from alauda_registry.auth.scopes import CATALOG, METRICS, Access
 from alauda_registry.auth.throttle import FREE_FROM_ADDRESS, FREE_WITH_NAME, Throttle
-from alauda_registry.kube.client import ResourceAttributes, UserInfo
+from alauda_registry.kube.client import Attributes, ResourceAttributes, UserInfo
 from alauda_registry.kube.errors import Forbidden, Unreachable
 from alauda_registry.kube.inmemory import Grant, InMemoryKubeClient
 from alauda_registry.oci.errors import (
@@ -242,6 +243,56 @@ async def test_new_tokens_from_everywhere_leave_connections_for_those_who_are_kn
 
     assert client.most == NEW_AT_ONCE
     assert {type(answer) for answer in answers} == {Unauthorized}
+
+
+async def test_questions_about_anybody_leave_connections_for_those_who_are_known() -> None:
+    class Waiting(InMemoryKubeClient):
+        answered = asyncio.Event()
+        under_way = 0
+
+        @override
+        async def review_access(self, user: UserInfo, attributes: Attributes) -> bool:
+            if user.username == "system:anonymous":
+                self.under_way += 1
+                await self.answered.wait()
+            return await super().review_access(user, attributes)
+
+    client = Waiting()
+    authorizer = KubernetesAuthorizer(client)
+    flood = [
+        asyncio.create_task(authorizer.allows(ANONYMOUS, repository("pull", f"team/app{number}")))
+        for number in range(1000)
+    ]
+    await asyncio.sleep(0.01)
+
+    assert client.under_way == ANONYMOUS_AT_ONCE
+    assert not await authorizer.allows(Identity("alice"), repository("pull"))
+    client.answered.set()
+    assert not any(await asyncio.gather(*flood))
+
+
+async def test_an_api_server_that_does_not_answer_is_said_once_in_a_while(
+    client: InMemoryKubeClient,
+    authorizer: KubernetesAuthorizer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client.trouble = Unreachable("connection refused")
+
+    async def ask() -> None:
+        with pytest.raises(AuthorityUnavailable):
+            await authorizer.allows(ANONYMOUS, repository("pull"))
+
+    for _ in range(20):
+        await ask()
+    assert caplog.messages == ["nobody is let in: connection refused"]
+
+    client.trouble = Forbidden("403")
+    await ask()
+    assert len(caplog.messages) == 2
+    monkeypatch.setattr(kubernetes, "COMPLAINT_SECONDS", 0.0)
+    await ask()
+    assert len(caplog.messages) == 3
 
 
 async def test_guesses_that_come_at_once_are_asked_about_in_turns() -> None:
