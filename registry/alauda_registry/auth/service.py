@@ -211,10 +211,17 @@ class TokenService(Authenticator):
         if known is not None and self._is_still_good(known):
             return replace(known.caller, known_until=self._known_until(known))
         try:
-            kid = tokens.read(credentials.token).header.get("kid")
+            unverified = tokens.read(credentials.token)
         except TokenInvalid:
-            kid = None
+            return await self._authenticator.authenticate(credentials, address)
+        kid = unverified.header.get("kid")
         if not isinstance(kid, str) or kid not in self._keys.current.verifying:
+            if unverified.claims.get("iss") == self._terms.issuer:
+                # Nobody else has to look at it, and it is no guess: its key was replaced.
+                raise Unauthorized(
+                    "the token is not good, its key is not known here: get a new one",
+                    error="invalid_token",
+                )
             return await self._authenticator.authenticate(credentials, address)
         try:
             claims = self._verify(credentials.token, tokens.ACCESS_TYPE, self._terms.service)

@@ -463,6 +463,26 @@ async def test_tokens_of_somebody_else_are_left_to_the_mode(
         assert caught.value.message == "no"
 
 
+async def test_a_token_of_ours_whose_key_was_replaced_is_left_to_nobody(
+    service: TokenService, people: People, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has one is told to get a new one; it is no guess that the mode would count."""
+    old, asked = await issued(service, "alice"), []
+
+    async def ask(credentials: Credentials, address: str) -> Caller:
+        asked.append(credentials)
+        raise Unauthorized("no", error="invalid_token")
+
+    monkeypatch.setattr(people, "authenticate", ask)
+    keys.write(1)
+    with pytest.raises(Unauthorized, match="get a new one") as caught:
+        await service.authenticate(Bearer(old.token), ADDRESS)
+    assert (caught.value.error, asked) == ("invalid_token", [])
+
+    keys.write(1, 0)
+    await service.authenticate(Bearer(old.token), ADDRESS)
+
+
 async def test_nobody_makes_tokens_with_our_public_key(service: TokenService) -> None:
     kid = service.jwks()["keys"][0]["kid"]
     claims = {"iss": "issuer", "aud": "service", "sub": "alice", "exp": time.time() + 60}
