@@ -13,6 +13,9 @@ BATCH = 2000
 ODD = "no registry gives files such a name"
 
 
+NO_FILE = "no file, though it is where one belongs; symbolic links are not followed"
+
+
 LINK_MAXIMUM = 4096
 """What is longer is no link; no more of it is read."""
 
@@ -47,6 +50,11 @@ class Outcome(Enum):
 def odd(folder: str, name: str) -> File:
     """Return a file whose name no path has: written so that no terminal takes it for more."""
     return File(f"{folder}/{ascii(name)[1:-1]}", 0, 0, None, ODD)
+
+
+def is_link(path: str) -> bool:
+    """Tell whether a path is that of a link to a blob or a manifest."""
+    return "/_" in path and path.endswith("/link") and not path.endswith("/_manifests/tags/link")
 
 
 def is_read(path: str) -> bool:

@@ -25,7 +25,7 @@ from alauda_registry.storage.driver import (
     StorageDriver,
     Unreachable,
 )
-from alauda_registry.storage.fsck.files import ODD, Outcome, is_read
+from alauda_registry.storage.fsck.files import NO_FILE, ODD, Outcome, is_link, is_read
 from alauda_registry.storage.fsck.findings import Finding, Kind
 from alauda_registry.storage.fsck.ledger import Doubt, Suspicion
 from alauda_registry.storage.fsck.shapes import fingerprint_of_entry, is_right_link, parse_link
@@ -128,11 +128,12 @@ class Judge:
             folder, _, name = path.rpartition("/")
             if name not in await self._driver.names(folder):
                 return None
+            if is_link(path):
+                return Finding(Kind.UNREADABLE, path, NO_FILE)
             try:
                 await self._driver.names(path)
             except PathNotFound:
-                reason = "neither a file nor a folder; symbolic links are not followed"
-                return Finding(Kind.STRAY, path, reason)
+                return Finding(Kind.STRAY, path, NO_FILE)
         return None
 
     async def _link(self, suspicion: Suspicion) -> Finding | None:

@@ -18,7 +18,15 @@ from collections.abc import Iterator, Sequence
 
 from alauda_registry.storage import paths
 from alauda_registry.storage.driver import PATH_MAXIMUM, is_component
-from alauda_registry.storage.fsck.files import BATCH, LINK_MAXIMUM, File, is_read, odd
+from alauda_registry.storage.fsck.files import (
+    BATCH,
+    LINK_MAXIMUM,
+    NO_FILE,
+    File,
+    is_link,
+    is_read,
+    odd,
+)
 
 _DIGEST_LENGTH = 64
 _LEAVES = ("data", "link")
@@ -64,6 +72,8 @@ class Walk:
                 try:
                     if not entry.is_dir(follow_symlinks=False):
                         self._batch.append(self._file(below))
+                    elif entry.name == "link" and is_link(below):
+                        self._batch.append(File(below, 0, 0, None, NO_FILE))
                     elif len(entry.name) >= _DIGEST_LENGTH and _holds_digests(path):
                         yield from self._leaf(below)
                     else:
@@ -81,20 +91,30 @@ class Walk:
         names = os.listdir(f"{self._root}{path}")
         if len(names) > 1 or (names and names[0] not in _LEAVES):
             return list(self._folder(path))
-        self._batch += [self._file(f"{path}/{name}") for name in names]
+        for name in names:
+            below = f"{path}/{name}"
+            try:
+                self._batch.append(self._file(below))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                # The folder is all right: it is the file that is not.
+                self._batch.append(_trouble(below, error))
         return ()
 
     def _file(self, path: str) -> File:
         if is_read(path):
             fd = os.open(f"{self._root}{path}", _FILE)
             try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    return File(path, 0, 0, None, NO_FILE)
                 content = os.read(fd, LINK_MAXIMUM)
             finally:
                 os.close(fd)
             return File(path, len(content), 0, content)
         status = os.lstat(f"{self._root}{path}")
         if not stat.S_ISREG(status.st_mode):
-            return File(path, 0, 0, None, "neither a file nor a folder")
+            return File(path, 0, 0, None, NO_FILE)
         # A rename changes the time of change alone, and it is what brings files to their places.
         return File(path, status.st_size, max(status.st_mtime, status.st_ctime))
 

@@ -1,8 +1,9 @@
 """What a check of a storage finds: each kind of damage, and nothing else."""
 
 import json
+import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -456,6 +457,48 @@ async def test_odd_things_in_a_directory_are_strays(tmp_path: Path) -> None:
             layer(LAYERS[0]).replace("/link", "/loop"),
         ]
     )
+
+
+def _forbid(path: Path) -> None:
+    path.write_bytes(b"sha256:")
+    path.chmod(0)
+
+
+def _lead_elsewhere(path: Path) -> None:
+    path.symlink_to("../elsewhere")
+
+
+@pytest.mark.parametrize(
+    "put_there",
+    [
+        _lead_elsewhere,
+        Path.mkdir,
+        os.mkfifo,
+        pytest.param(
+            _forbid, marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
+        ),
+    ],
+    ids=["symlink", "folder", "pipe", "forbidden"],
+)
+@pytest.mark.parametrize(
+    "link",
+    [revision(CHILD), layer(LAYERS[0]), tag("foreign")],
+    ids=["manifest", "layer", "tag"],
+)
+async def test_a_link_that_cannot_be_read_is_broken(
+    tmp_path: Path, link: str, put_there: Callable[[Path], None]
+) -> None:
+    """Its folder can be read, and has nothing else in it."""
+    driver = FilesystemDriver(tmp_path)
+    await fill(driver)
+    (tmp_path / link[1:]).unlink()
+    put_there(tmp_path / link[1:])
+
+    checked = await check(driver, tmp_path)
+    await driver.aclose()
+
+    assert ("unreadable", link) in checked.found()
+    assert checked.summary.broken > 0
 
 
 async def test_a_check_writes_nothing(tmp_path: Path) -> None:
