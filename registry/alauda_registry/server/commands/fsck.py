@@ -80,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="or the configuration that names it, or a bucket"
     )
-    parser.add_argument(
+    # Where nothing is hashed, there is nothing to be kept of it, and what is kept is to stay.
+    hashing = parser.add_mutually_exclusive_group()
+    hashing.add_argument(
         "--no-hash", action="store_true", help="do not compare blobs with their digests"
     )
     parser.add_argument("--repair", action="store_true", help="put right what can be put right")
@@ -98,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=timedelta(hours=1),
         help="leave out garbage younger than this (default 1h)",
     )
-    parser.add_argument("--state", metavar="FILE", help="keep here how far hashing came")
+    hashing.add_argument("--state", metavar="FILE", help="keep here how far hashing came")
     parser.add_argument("--after", metavar="DIGEST", type=_digest, help="hash blobs behind this")
     parser.add_argument(
         "--jobs",

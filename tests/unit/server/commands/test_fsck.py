@@ -202,6 +202,7 @@ def test_a_wrong_root_is_answered_with_the_right_one(
         (["--age", "1 day"], "write a number with its unit"),
         (["--after", "sha256:12"], "sha256 has 64 hexadecimal digits"),
         (["--jobs", "0"], "from 1 to 999"),
+        (["--no-hash", "--state", "x"], "--state: not allowed with argument --no-hash"),
     ],
 )
 def test_a_slip_of_the_pen_is_answered_with_what_was_meant(
