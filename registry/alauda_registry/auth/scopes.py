@@ -177,8 +177,10 @@ def _parse(word: str) -> Scope | None:
 
 def _read(entry: object) -> tuple[tuple[str, str], frozenset[str]]:
     match entry:
-        case {"type": str(type_), "name": str(name), "actions": list(actions)}:
-            if all(isinstance(action, str) for action in actions):
+        case {"type": str(type_), "name": str(name), **rest}:
+            # Servers in Go write null where there are none.
+            actions = [] if rest.get("actions") is None else rest["actions"]
+            if isinstance(actions, list) and all(isinstance(action, str) for action in actions):
                 return (type_, name), frozenset(actions)
         case _:
             pass

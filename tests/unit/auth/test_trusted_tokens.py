@@ -337,7 +337,7 @@ NOW = int(time.time())
         ({"aud": {"a": 1}}, "another service"),
         ({"access": "all"}, "no list"),
         ({"access": [1]}, "type, name and actions"),
-        ({"access": [{"type": "repository", "name": "a"}]}, "type, name and actions"),
+        ({"access": [{"type": "repository", "actions": None}]}, "type, name and actions"),
         ({"access": [{"type": "repository", "name": "a", "actions": "pull"}]}, "actions"),
         ({"access": [{"type": "repository", "name": "a", "actions": [1]}]}, "actions"),
     ],
@@ -566,6 +566,21 @@ async def test_remembered_tokens_are_bounded(
         await accepted(tokens, sign(claims(jti=str(number)), root.key, "ES256", kid=kid))
 
     assert len(tokens._verified) == 4
+
+
+@pytest.mark.parametrize(
+    "entry", [{"actions": None}, {}, {"actions": []}], ids=["null", "absent", "empty"]
+)
+async def test_a_resource_without_actions_spoils_no_others(
+    entry: dict[str, Any], tokens: TrustedTokens, root: Certified, kid: str
+) -> None:
+    said = claims({"type": "repository", "name": "team/denied", **entry}, pull("team/app"))
+
+    caller = await accepted(tokens, sign(said, root.key, "ES256", kid=kid))
+
+    assert caller.grants is not None
+    assert caller.grants.cover(PULL)
+    assert not caller.grants.cover(Access("repository", "team/denied", "pull"))
 
 
 async def test_access_of_one_resource_adds_up(
