@@ -11,11 +11,12 @@ import base64
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import jwt
 from cryptography import x509
@@ -200,9 +201,9 @@ class TrustedTokens(Authenticator):
         if known and known.generation == generation and known.expires > self._now():
             return replace(known.caller, known_until=self._known_until(known))
         try:
-            claims = self._verify(token, sources)
+            claims, vouched_until = self._verify(token, sources)
             caller = Caller(Identity(str(claims.get("sub", ""))), Grants(claims.get("access")))
-            expires = float(claims["exp"]) + LEEWAY_SECONDS
+            expires = min(float(claims["exp"]) + LEEWAY_SECONDS, vouched_until)
         except (TokenInvalid, FileInvalid, ValueError, OverflowError) as error:
             raise Unauthorized(
                 f"the token is not good, {error}: get a new one", error="invalid_token"
@@ -215,13 +216,16 @@ class TrustedTokens(Authenticator):
         expires = time.monotonic() + known.expires - self._now()
         return min(expires, *(source.known_until for source in self._sources))
 
-    def _verify(self, token: str, sources: Sequence[TrustedKeys]) -> Mapping[str, Any]:
+    def _verify(
+        self, token: str, sources: Sequence[TrustedKeys]
+    ) -> tuple[Mapping[str, Any], float]:
+        """Return what a token says, and until when certificates vouch for its key."""
         header = tokens.read(token).header
-        key = _find_key(header, sources)
+        key, vouched_until = _find_key(header, sources)
         algorithms = [name for name in key.algorithms if name in self._server.algorithms]
         if header["alg"] not in algorithms:
             raise TokenInvalid("it is signed in a way that is not accepted")
-        return tokens.verify(
+        claims = tokens.verify(
             token,
             key.key,
             algorithms,
@@ -229,9 +233,14 @@ class TrustedTokens(Authenticator):
             audiences=[self._server.service],
             leeway=LEEWAY_SECONDS,
         )
+        return claims, vouched_until
 
 
-def _find_key(header: Mapping[str, Any], sources: Sequence[TrustedKeys]) -> VerifyingKey | _Secret:
+_Found: TypeAlias = tuple[VerifyingKey | _Secret, float]
+"""A key, and until when it is good as far as that is known now, in seconds since the epoch."""
+
+
+def _find_key(header: Mapping[str, Any], sources: Sequence[TrustedKeys]) -> _Found:
     """Return the key that must have signed; never one that only the token vouches for."""
     roots = [root for source in sources for root in source.roots]
     if "x5c" in header:
@@ -242,11 +251,11 @@ def _find_key(header: Mapping[str, Any], sources: Sequence[TrustedKeys]) -> Veri
             raise TokenInvalid("its key cannot be read")
         if "x5c" in jwk:
             return _key_of_chain(jwk["x5c"], roots)
-        return _trusted_twin(jwk, sources)
+        return _trusted_twin(jwk, sources), math.inf
     kid = header.get("kid")
     for source in sources:
         if isinstance(kid, str) and (found := source.keys.get(kid)) is not None:
-            return found
+            return found, math.inf
     raise TokenInvalid("its key is not trusted")
 
 
@@ -263,8 +272,11 @@ def _trusted_twin(jwk: Mapping[str, Any], sources: Sequence[TrustedKeys]) -> Ver
     raise TokenInvalid("its key is not trusted")
 
 
-def _key_of_chain(chain: object, roots: Sequence[x509.Certificate]) -> VerifyingKey:
-    """Return the key of the first certificate of a chain that leads to a trusted one."""
+def _key_of_chain(chain: object, roots: Sequence[x509.Certificate]) -> _Found:
+    """Return the key of the first certificate of a chain that leads to a trusted one.
+
+    It is good until the first of all these certificates has expired.
+    """
     if not isinstance(chain, list) or not 0 < len(chain) <= LONGEST_CHAIN or not roots:
         raise TokenInvalid("its certificates are not trusted")
     try:
@@ -272,11 +284,13 @@ def _key_of_chain(chain: object, roots: Sequence[x509.Certificate]) -> Verifying
             x509.load_der_x509_certificate(base64.b64decode(entry, validate=True))
             for entry in chain
         ]
+        way: Sequence[x509.Certificate] = [leaf]
         if leaf not in roots:
-            _verifier(roots).verify(leaf, _without_detours(leaf, others))
+            way = _verifier(roots).verify(leaf, _without_detours(leaf, others)).chain
         elif not leaf.not_valid_before_utc <= datetime.now(UTC) <= leaf.not_valid_after_utc:
             raise TokenInvalid("its certificates are not trusted")
-        return verifying_key(leaf.public_key())
+        until = min(certificate.not_valid_after_utc for certificate in way)
+        return verifying_key(leaf.public_key()), until.timestamp()
     except _BAD_CERTIFICATE as error:
         raise TokenInvalid("its certificates are not trusted") from error
 

@@ -489,6 +489,28 @@ async def test_a_good_token_is_known_until_its_end_or_a_file_is_looked_at(
     assert end == pytest.approx(160, abs=5)
 
 
+@pytest.mark.parametrize("first", ["leaf", "middle", "root", "itself"])
+async def test_a_good_token_is_known_until_the_first_of_its_certificates_ends(
+    first: str, tmp_path: Path
+) -> None:
+    days = {name: 1 if name == first else 3 for name in ("leaf", "middle", "root", "itself")}
+    authority = certified(is_authority=True, name="root", days=days["root"])
+    middle = certified(signer=authority, is_authority=True, name="middle", days=days["middle"])
+    leaf = certified(signer=middle, name="leaf", days=days["leaf"])
+    itself = certified(name="itself", days=days["itself"])
+    bundle = write_bundle(tmp_path / "bundle.pem", authority, itself)
+    watched = Watched([bundle], read_certificates, now=lambda: time.monotonic() + 10**6)
+    tokens = TrustedTokens(TokenServer(ISSUER, SERVICE), [watched])
+    chain = [itself] if first == "itself" else [leaf, middle]
+    said = claims(exp=int(time.time()) + 2 * 86_400)
+    token = sign(said, chain[0].key, "ES256", x5c=[found.der for found in chain])
+    await accepted(tokens, token)
+
+    end = (await accepted(tokens, token)).known_until - time.monotonic()
+
+    assert end == pytest.approx(86_400, abs=5)
+
+
 async def test_a_token_that_was_good_is_not_when_its_time_is_over(
     root: Certified, kid: str, tmp_path: Path
 ) -> None:
