@@ -47,6 +47,7 @@ def certified(
     name: str = "tokens",
     days: int = 1,
     public: dsa.DSAPublicKey | rsa.RSAPublicKey | None = None,
+    usage: x509.KeyUsage | None = None,
 ) -> Certified:
     """Return a key with a certificate, signed by itself or by an authority.
 
@@ -57,6 +58,7 @@ def certified(
         name: Of its owner.
         days: How long it is good; it is too late with less than none.
         public: What the certificate has in the place of the key's.
+        usage: What the key may be used for; nothing is said of it by default.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -73,6 +75,8 @@ def certified(
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
     )
+    if usage is not None:
+        builder = builder.add_extension(usage, critical=True)
     signing = signer.key if signer else key
     algorithm = None if isinstance(signing, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     return Certified(key, builder.sign(signing, algorithm))

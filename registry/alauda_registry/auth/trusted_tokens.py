@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.verification import (
     Criticality,
     ExtensionPolicy,
+    Policy,
     PolicyBuilder,
     Store,
     VerificationError,
@@ -330,12 +331,19 @@ def _without_detours(
 def _verifier(roots: Sequence[x509.Certificate]) -> Any:
     # Certificates of token servers are for signing tokens: names and purposes are not looked at,
     # as distribution does not. That a certificate may sign others is.
-    authority = ExtensionPolicy.permit_all().require_present(
-        x509.BasicConstraints, Criticality.AGNOSTIC, None
+    authority = (
+        ExtensionPolicy.permit_all()
+        .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
+        .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_sign_others)
     )
     builder = PolicyBuilder().store(Store(list(roots))).max_chain_depth(LONGEST_CHAIN)
     policies = {"ca_policy": authority, "ee_policy": ExtensionPolicy.permit_all()}
     return builder.extension_policies(**policies).build_client_verifier()
+
+
+def _may_sign_others(_: Policy, __: x509.Certificate, usage: x509.KeyUsage | None) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("it is not for signing certificates")
 
 
 def _read_jwk(entry: Mapping[str, Any]) -> VerifyingKey | _Secret:

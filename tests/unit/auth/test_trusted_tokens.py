@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import jwt
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 
@@ -133,6 +134,30 @@ async def test_a_chain_of_certificates_to_the_bundle_is_followed(tmp_path: Path)
     await refused(tokens, token(late, late, middle))
     for nonsense in ([], "x", [1], ["!"], [leaf.der[:40]], [leaf.der] * 50):
         await refused(tokens, sign(claims(), leaf.key, "ES256", x5c=nonsense))
+
+
+@pytest.mark.parametrize("may_sign", [True, False])
+@pytest.mark.parametrize("where", ["middle", "root"])
+async def test_an_authority_whose_key_is_not_for_certificates_vouches_for_nobody(
+    where: str, may_sign: bool, tmp_path: Path
+) -> None:
+    others = dict.fromkeys(
+        (
+            *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+            *("crl_sign", "encipher_only", "decipher_only"),
+        ),
+        False,
+    )
+    usage = x509.KeyUsage(digital_signature=True, key_cert_sign=may_sign, **others)
+    of = {name: usage if name == where else None for name in ("root", "middle")}
+    authority = certified(is_authority=True, name="root", usage=of["root"])
+    middle = certified(signer=authority, is_authority=True, name="middle", usage=of["middle"])
+    leaf = certified(signer=middle, name="leaf")
+    bundle = write_bundle(tmp_path / "bundle.pem", authority)
+    tokens = TrustedTokens(TokenServer(ISSUER, SERVICE), [Watched([bundle], read_certificates)])
+    token = sign(claims(), leaf.key, "ES256", x5c=[leaf.der, middle.der])
+
+    await (accepted if may_sign else refused)(tokens, token)
 
 
 async def test_of_the_certificates_in_a_token_one_way_is_tried(
