@@ -54,24 +54,18 @@ class Proxies:
         host, scheme = _header(scope, b"host"), str(scope["scheme"])
         if not self.are_before(scope):
             return Origin(_url(scheme, host, scope), peer)
-        ways = [
-            self._follow(hops, scheme, host, peer)
-            for hops in (_forwarded_hops(scope), _x_forwarded_hops(scope))
-            if hops
-        ]
-        if not ways:
-            return Origin(_url(scheme, host, scope), peer)
-        scheme, host, address = ways[0]
+        kinds = (_forwarded_hops(scope), _x_forwarded_hops(scope))
+        ways = [self._follow(hops, peer) for hops in kinds if hops]
         # Proxies write one kind, or the same in both. Where they differ the client has written the
-        # other one, and could otherwise have whatever address it likes.
-        is_clear = all(way[2] == address for way in ways)
-        return Origin(_url(scheme, host, scope), address if is_clear else peer)
+        # other one, and could otherwise have whatever it likes: what the connection says holds.
+        scheme = _common((way.scheme for way in ways if way.scheme), scheme)
+        # Of a host that they leave as it is they say nothing.
+        host = _common((way.host or host for way in ways), host)
+        return Origin(_url(scheme, host, scope), _common((way.address for way in ways), peer))
 
-    def _follow(
-        self, hops: Sequence["_Hop"], scheme: str, host: str, peer: str
-    ) -> tuple[str, str, str]:
-        """Return scheme, host and address as the outermost proxy of ours has seen them."""
-        address = peer
+    def _follow(self, hops: Sequence["_Hop"], peer: str) -> "_Hop":
+        """Return address, host and scheme as the outermost proxy of ours has seen them."""
+        address, host, scheme = peer, "", ""
         # The last hop that a proxy of ours has written about: whoever is before it may have lied.
         for hop in reversed(hops):
             if hop.scheme in ("http", "https"):
@@ -83,7 +77,7 @@ class Proxies:
             address = hop.address
             if not self._trusts(address):
                 break
-        return scheme, host, address
+        return _Hop(address, host, scheme)
 
     def address(self, scope: Scope) -> str:
         """Return the client's address."""
@@ -176,6 +170,12 @@ def _header(scope: Scope, wanted: bytes) -> str:
     """All fields of a name as one value, as a list is meant (RFC 9110, section 5.2)."""
     found: Iterable[bytes] = (value for name, value in scope["headers"] if name == wanted)
     return b",".join(found).decode("latin-1")
+
+
+def _common(said: Iterable[str], otherwise: str) -> str:
+    """Return what all say; something else where they differ, or there are none."""
+    values = set(said)
+    return values.pop() if len(values) == 1 else otherwise
 
 
 def _url(scheme: str, host: str, scope: Scope) -> str:

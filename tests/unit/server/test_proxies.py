@@ -78,7 +78,35 @@ def scope(peer: str, scheme: str = "http", **headers: str) -> dict[str, Any]:
         ),
         (
             {"forwarded": "for=1.1.1.1", "x_forwarded_proto": "https"},
+            Origin("https://inner:5000", "10.0.0.1"),
+        ),
+        (
+            {
+                "forwarded": "for=203.0.113.9;host=evil.example;proto=http",
+                "x_forwarded_for": "203.0.113.9",
+                "x_forwarded_proto": "https",
+            },
+            Origin("http://inner:5000", "203.0.113.9"),
+        ),
+        (
+            {"forwarded": "host=evil.example", "x_forwarded_proto": "https"},
+            Origin("https://inner:5000", "10.0.0.1"),
+        ),
+        (
+            {"forwarded": "host=evil.example", "x_forwarded_host": "a.example"},
             Origin("http://inner:5000", "10.0.0.1"),
+        ),
+        (
+            {"forwarded": "for=203.0.113.9;proto=https", "x_forwarded_host": "evil.example"},
+            Origin("https://inner:5000", "10.0.0.1"),
+        ),
+        # Two proxies one behind the other, or one that writes less in one of them.
+        (
+            {
+                "forwarded": "for=203.0.113.9;proto=https;host=inner:5000",
+                "x_forwarded_for": "203.0.113.9",
+            },
+            Origin("https://inner:5000", "203.0.113.9"),
         ),
     ],
 )
