@@ -204,8 +204,8 @@ class TrustedTokens(Authenticator):
         try:
             claims, vouched_until = self._verify(token, sources)
             caller = Caller(Identity(str(claims.get("sub", ""))), Grants(claims.get("access")))
-            expires = min(float(claims["exp"]) + LEEWAY_SECONDS, vouched_until)
-        except (TokenInvalid, FileInvalid, ValueError, OverflowError) as error:
+            expires = min(_end(claims) + LEEWAY_SECONDS, vouched_until)
+        except (TokenInvalid, FileInvalid, ValueError) as error:
             raise Unauthorized(
                 f"the token is not good, {error}: get a new one", error="invalid_token"
             ) from error
@@ -235,6 +235,13 @@ class TrustedTokens(Authenticator):
             leeway=LEEWAY_SECONDS,
         )
         return claims, vouched_until
+
+
+def _end(claims: Mapping[str, Any]) -> float:
+    try:
+        return float(claims["exp"])
+    except OverflowError as error:
+        raise TokenInvalid("it ends at no time that there is") from error
 
 
 _Found: TypeAlias = tuple[VerifyingKey | _Secret, float]

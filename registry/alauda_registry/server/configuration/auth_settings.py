@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from alauda_registry.auth.keys import Algorithm as NewKeyAlgorithm
+from alauda_registry.auth.service import SHORTEST_LIFETIME
 from alauda_registry.auth.trusted_tokens import ASYMMETRIC, SYMMETRIC
 from alauda_registry.server.configuration.sections import (
     AbsolutePath,
@@ -98,6 +99,13 @@ class Kubernetes(Section):
     """Answer 401 also to a known user who may not, as OpenShift's registry; otherwise 403."""
 
 
+def _long_enough(lifetime: timedelta) -> timedelta:
+    # Not by pydantic's limits, which are told as Python writes them.
+    if lifetime < timedelta(seconds=SHORTEST_LIFETIME):
+        raise ValueError(f"must be at least {SHORTEST_LIFETIME}s")
+    return lifetime
+
+
 class TokenService(Section):
     """`auth.tokenservice`: tokens that this registry makes, in every mode but `token`."""
 
@@ -112,7 +120,7 @@ class TokenService(Section):
     """Whom the tokens are for. Registries that share keys need one each."""
     audiences: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     """Other registries' `auth.token.service`, which may have tokens from us, too."""
-    lifetime: Annotated[Duration, Field(ge=timedelta(seconds=60))] = timedelta(minutes=5)
+    lifetime: Annotated[Duration, AfterValidator(_long_enough)] = timedelta(minutes=5)
     """How long a token is good. Clients take any to be good for a minute, which is what tokens are
     in mode `kubernetes`."""
     refresh_lifetime: SomeTime = timedelta(days=30)

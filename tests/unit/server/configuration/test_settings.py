@@ -311,6 +311,10 @@ def test_what_is_switched_off_need_not_be_supported(text: str, tmp_path: Path) -
         ("workers: two", "workers: must be a whole number (it is 'two')"),
         ("workers: 0", "workers: must be at least 1 (it is '0')"),
         ("workers: 999", "workers: must be at most 256"),
+        (
+            "auth: {tokenservice: {lifetime: 5s}}",
+            "auth.tokenservice.lifetime: must be at least 60s (it is '5s')",
+        ),
         ("workers: [1]", "workers: must be a whole number"),
         ("log: {level: loud}", "log.level: must be error, warn, info or debug (it is 'loud')"),
         ("log: {fields: x}", "log.fields: must be a mapping of keys to values"),
