@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="or the configuration that names it, or a bucket"
     )
-    # Where nothing is hashed, there is nothing to be kept of it, and what is kept is to stay.
+    # Where nothing is hashed, nothing is to be kept of it; what is kept begins at the beginning.
     hashing = parser.add_mutually_exclusive_group()
     hashing.add_argument(
         "--no-hash", action="store_true", help="do not compare blobs with their digests"
@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out garbage younger than this (default 1h)",
     )
     hashing.add_argument("--state", metavar="FILE", help="keep here how far hashing came")
-    parser.add_argument("--after", metavar="DIGEST", type=_digest, help="hash blobs behind this")
+    hashing.add_argument("--after", metavar="DIGEST", type=_digest, help="hash blobs behind this")
     parser.add_argument(
         "--jobs",
         metavar="N",
@@ -189,7 +189,8 @@ async def _check(
             with watcher.meter.paused():
                 report.add(finding)
         watcher.finish()
-        report.end(check.summary, hashed=target.rules.hashing)
+        # Of what a state says that it was hashed, what was wrong then was looked at again.
+        report.end(check.summary, hashed=target.rules.hashing, after=options.after)
     return _BROKEN if check.summary.broken else 0
 
 
@@ -213,7 +214,7 @@ class _Watcher(Watcher):
         self._progress = progress
         self.after = after
         self.suspects: list[Digest] = []
-        if progress is not None and progress.after is not None and after is None:
+        if progress is not None and progress.after is not None:
             self.after, self.suspects = progress.after, progress.suspects
 
     @override

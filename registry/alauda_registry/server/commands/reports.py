@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from typing_extensions import override
 
+from alauda_registry.oci.digest import Digest
 from alauda_registry.storage.fsck.check import Summary
 from alauda_registry.storage.fsck.findings import ADVICE, Finding, Kind, Severity
 
@@ -25,8 +26,14 @@ class Report(Protocol):
         """Show a finding."""
         ...
 
-    def end(self, summary: Summary, *, hashed: bool) -> None:
-        """Show what it comes to."""
+    def end(self, summary: Summary, *, hashed: bool, after: Digest | None) -> None:
+        """Show what it comes to.
+
+        Args:
+            summary: What was seen.
+            hashed: Whether blobs were compared with their digests.
+            after: Only those behind this one; None when it was all of them.
+        """
         ...
 
 
@@ -38,7 +45,7 @@ class JsonReport(Report):
         _write(json.dumps(finding.to_json()))
 
     @override
-    def end(self, summary: Summary, *, hashed: bool) -> None:
+    def end(self, summary: Summary, *, hashed: bool, after: Digest | None) -> None:
         counts = {
             severity.value: {
                 kind.value: {
@@ -53,7 +60,8 @@ class JsonReport(Report):
         }
         fields = {
             "result": "broken" if summary.broken else "sound",
-            "hashed": hashed,
+            "hashed": hashed and after is None,
+            "hashed_after": None if after is None else str(after),
             "repositories": summary.repositories,
             "manifests": summary.manifests,
             "blobs": summary.blobs,
@@ -90,7 +98,7 @@ class TextReport(Report):
             _write(f"        not repaired: {finding.failure}")
 
     @override
-    def end(self, summary: Summary, *, hashed: bool) -> None:
+    def end(self, summary: Summary, *, hashed: bool, after: Digest | None) -> None:
         if summary.counts:
             _write("")
         for kind in Kind:
@@ -99,6 +107,7 @@ class TextReport(Report):
         size = format_bytes(summary.blob_bytes)
         read = f"{summary.repositories} repositories, {summary.manifests} manifests"
         how = "hashed" if hashed else "not hashed"
+        how = how if after is None else f"of which those behind {after} are hashed"
         _write(f"{read}, {summary.blobs} blobs of {size} in all, {how}")
         for path in summary.given_back:
             _write(f"put back, as a repair that was killed had just taken it: {path}")

@@ -112,6 +112,7 @@ def test_json_is_an_object_on_each_line(root: Path, capsys: pytest.CaptureFixtur
     assert summary["summary"] | {"bytes": 0} == {
         "result": "broken",
         "hashed": False,
+        "hashed_after": None,
         "repositories": 3,
         "manifests": 9,
         "blobs": 13,
@@ -203,6 +204,7 @@ def test_a_wrong_root_is_answered_with_the_right_one(
         (["--after", "sha256:12"], "sha256 has 64 hexadecimal digits"),
         (["--jobs", "0"], "from 1 to 999"),
         (["--no-hash", "--state", "x"], "--state: not allowed with argument --no-hash"),
+        (["--state", "x", "--after", f"sha256:{'0' * 64}"], "--after: not allowed with argument"),
     ],
 )
 def test_a_slip_of_the_pen_is_answered_with_what_was_meant(
@@ -325,8 +327,23 @@ def test_what_was_found_before_the_end_is_looked_at_again(
 
     assert run("--root", root, "--state", state, "--format", "json") == 1
 
-    *findings, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    *findings, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert [finding["digest"] for finding in findings] == [suspect]
+    assert (last["summary"]["hashed"], last["summary"]["hashed_after"]) == (True, None)
+
+
+def test_what_lies_before_the_beginning_is_not_said_to_be_hashed(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(root, DATA, b"rot")
+    after = f"sha512:{'0' * 128}"
+
+    assert run("--root", root, "--after", after, "--format", "json") == 0
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    assert (summary["hashed"], summary["hashed_after"]) == (False, after)
+
+    assert run("--root", root, "--after", after) == 0
+    assert f"in all, of which those behind {after} are hashed\n" in capsys.readouterr().out
 
 
 def started(root: Path, *arguments: str | Path) -> "subprocess.Popen[str]":
