@@ -317,10 +317,12 @@ def _default(document: Object) -> None:
 
 
 def default_tag(tag: Object) -> None:
-    """Fill in what a tag does not say."""
-    policy = objects.child(tag, "importPolicy")
+    """Fill in what a tag does not say, or says nothing with: Go always sends an empty policy."""
+    policy, refers = objects.child(tag, "importPolicy"), objects.child(tag, "referencePolicy")
     policy["importMode"] = policy.get("importMode") or "PreserveOriginal"
-    objects.child(tag, "referencePolicy").setdefault("type", "Source")
+    refers["type"] = refers.get("type") or "Source"
+    if not tag.get("annotations"):
+        tag.pop("annotations", None)
     for where in (tag, policy):
         for name in ("reference", "insecure", "scheduled"):
             if where.get(name) is False:

@@ -69,7 +69,7 @@ class ImageStreamTags(TagView):
             raise self.invalid(name, [errors.invalid("metadata.name", name, detail)])
         wanted = document.get("tag")
         if wanted is not None:
-            self._adopt(document, wanted, tag)
+            _adopt(document, wanted, tag)
 
         async def prepare(stream: Object) -> None:
             if wanted is not None and tags.spec_tag(stream, tag) is None:
@@ -100,7 +100,7 @@ class ImageStreamTags(TagView):
                     f"imagestreamtag {name} is not a spec tag in imagestream "
                     f"{context.namespace}/{stream_name}, cannot be updated"
                 )
-            self._adopt(new, wanted, tag)
+            _adopt(new, wanted, tag)
             await self.require_room(context, name, stream, tag)
             self.put_spec_tag(stream, wanted)
 
@@ -119,27 +119,12 @@ class ImageStreamTags(TagView):
             image.get("metadata", {}).get("name", ""),
         ]
 
-    def _adopt(self, document: Object, wanted: Object, tag: str) -> None:
-        """Make what was sent into the spec of its tag.
-
-        Raises:
-            Invalid: It is that of another.
-        """
-        name = document["metadata"].get("name", "")
-        if wanted.setdefault("name", tag) != tag:
-            cause = errors.invalid("tag.name", wanted["name"], f"must be {tag}")
-            raise self.invalid(name, [cause])
-        annotations = document["metadata"].get("annotations")
-        if annotations:
-            wanted["annotations"] = annotations
-        elif "annotations" in document["metadata"]:
-            wanted.pop("annotations", None)
-
     def _check_metadata(self, name: str, new: Object, old: Object) -> None:
         causes = [
             errors.invalid("metadata", "", "only annotations may be changed")
             for field in ("labels", "finalizers", "ownerReferences")
-            if field in new and new.get(field) != old.get(field)
+            # Empty ones are those that were left out, as Go reads them.
+            if new.get(field) and new[field] != old.get(field)
         ]
         if causes:
             raise self.invalid(name, causes[:1])
@@ -175,3 +160,13 @@ class ImageStreamTags(TagView):
             **({"conditions": conditions} if conditions else {}),
             "image": shown,
         }
+
+
+def _adopt(document: Object, wanted: Object, tag: str) -> None:
+    """Make what was sent into the spec of its tag, whatever that is called there."""
+    wanted["name"] = tag
+    annotations = document["metadata"].get("annotations")
+    if annotations:
+        wanted["annotations"] = annotations
+    elif "annotations" in document["metadata"]:
+        wanted.pop("annotations", None)

@@ -116,14 +116,18 @@ class ImageTags(TagView):
 
     def _wanted(self, document: Object, name: str, tag: str) -> Object | None:
         wanted: Object | None = document.get("spec")
-        if wanted is not None and wanted.get("name") != tag:
-            cause = errors.invalid("spec.name", wanted.get("name", ""), f"must be {tag}")
+        if wanted is None:
+            return None
+        wanted["name"] = wanted.get("name") or tag
+        if wanted["name"] != tag:
+            cause = errors.invalid("spec.name", wanted["name"], f"must be {tag}")
             raise self.invalid(name, [cause])
         return wanted
 
     def _check_metadata(self, name: str, new: Object, old: Object) -> None:
         fields = ("labels", "annotations", "finalizers", "ownerReferences")
-        if any(field in new and new[field] != old.get(field) for field in fields):
+        # Empty ones are those that were left out, as Go reads them.
+        if any(new.get(field) and new[field] != old.get(field) for field in fields):
             cause = errors.invalid("metadata", "", "only spec may be changed")
             raise self.invalid(name, [cause])
 

@@ -475,7 +475,6 @@ async def test_tags_are_made_through_their_own_kind(api: Api) -> None:
         ("PATCH", "app:v1", {"metadata": {"labels": {"a": "b"}}}, 422),
         ("PATCH", "app:v1", {"metadata": {"resourceVersion": "1"}}, 409),
         ("PATCH", "none:v1", {"metadata": {"resourceVersion": "1"}}, 404),
-        ("PATCH", "app:v1", {"tag": {"name": "other"}}, 422),
     ],
 )
 async def test_what_tags_cannot_is_the_clients_mistake(
