@@ -99,6 +99,35 @@ shaped = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(fields, inner, max_size=4),
     max_leaves=12,
 )
+manifests = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("manifests", "layers", "config", "digest", "mediaType", "size", "platform"),
+                    *("architecture", "os", "created", "container_config", "Labels", "Env"),
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+).map(json.dumps)
+mapped = st.builds(
+    lambda name, of, given: {
+        "metadata": {"name": name},
+        "tag": "v1",
+        "image": {"metadata": of, "dockerImageReference": "quay.io/acme/base:9", **given},
+    },
+    st.sampled_from(["app", "app", "BAD", ""]),
+    st.sampled_from([{"name": DIGEST}, {"name": "sha256:" + "b" * 64}, {}]),
+    st.dictionaries(
+        st.sampled_from(["dockerImageManifest", "dockerImageConfig"]), manifests, min_size=1
+    ),
+)
 good = st.sampled_from(
     [
         stream(tags=[source("a")]),
@@ -141,7 +170,9 @@ steps = st.fixed_dictionaries(
     },
 )
 bodies = (
-    (good | spoilt() | shaped | st.lists(steps, max_size=3)).map(lambda found: json.dumps(found))
+    (good | mapped | spoilt() | shaped | st.lists(steps, max_size=3)).map(
+        lambda found: json.dumps(found)
+    )
 ).map(str.encode) | st.sampled_from([b"", b"{", b"\xff", b"a: 1", b"[]", b"- &a [*a]"])
 
 requests = st.tuples(
@@ -157,6 +188,13 @@ requests = st.tuples(
     ),
     st.sampled_from(["", "*/*", TABLE, METADATA, "text/html", "application/json;q=x", ";;,"]),
 )
+
+
+@given(st.lists(mapped, min_size=1, max_size=12))
+def test_no_mapping_gets_more_than_a_status(posted: list[Any]) -> None:
+    path = "/apis/image.alauda.io/v1/namespaces/team/imagestreammappings"
+    bodies = [json.dumps(body).encode() for body in posted]
+    asyncio.run(_ask_all([("POST", path, {}, body, "application/json", "") for body in bodies]))
 
 
 @given(st.lists(requests, min_size=1, max_size=12))

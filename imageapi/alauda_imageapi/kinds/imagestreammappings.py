@@ -4,7 +4,7 @@ Beyond OpenShift's, a stream that is missing is made, and an image may be mapped
 (facts/vendor-and-journeys.md 1.7).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from typing_extensions import override
@@ -16,6 +16,7 @@ from alauda_imageapi.kinds.imagestreams import ImageStreams
 from alauda_imageapi.kinds.names import MANAGED
 from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery import errors
+from alauda_imageapi.machinery.errors import Cause
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import Context, Group, Resource
@@ -48,11 +49,10 @@ class ImageStreamMappings(Resource):
         digest = image["metadata"].get("name", "")
         if not image.get("dockerImageReference"):
             image["dockerImageReference"] = f"{repository}@{digest}"
-        causes = [] if name else [errors.required("metadata.name")]
-        causes += [] if tag else [errors.required("tag")]
-        causes += [] if digest else [errors.required("image.metadata.name")]
-        causes += self._streams.images.check_name(digest) if digest else ()
-        prepare_image(image, context.surroundings.timestamp())
+        causes = list(self._check_names(context, name, tag, digest))
+        if digest:
+            # An index is known by its name.
+            prepare_image(image, context.surroundings.timestamp())
         causes += check_image(image, "image.")
         if causes:
             raise self.invalid(name, causes)
@@ -80,6 +80,19 @@ class ImageStreamMappings(Resource):
             "status": "Success",
             "details": self.details(context, name),
         }
+
+    def _check_names(self, context: Context, name: str, tag: str, digest: str) -> Iterable[Cause]:
+        """Yield what is wrong with them, before an Image is made that would be left of it."""
+        if name:
+            yield from self._streams.check_place(context.namespace, name)
+        else:
+            yield errors.required("metadata.name")
+        if not tag:
+            yield errors.required("tag")
+        if digest:
+            yield from self._streams.images.check_name(digest)
+        else:
+            yield errors.required("image.metadata.name")
 
 
 async def make_image(streams: ImageStreams, context: Context, image: Object) -> bool:

@@ -152,6 +152,11 @@ class ImageStreams(StoredResource):
             )
             yield errors.invalid("metadata.name", name, detail)
 
+    def check_place(self, namespace: str, name: str) -> Iterable[Cause]:
+        """Return what is wrong with a stream's being there, whatever is in it."""
+        yield from self.check_name(name)
+        yield from _check_length(namespace, name)
+
     @override
     async def check(
         self, context: Context, document: Object, old: Object | None
@@ -350,11 +355,15 @@ def _fill_generations(document: Object, old: Object) -> None:
             event["generation"] = spec.get("generation") if spec and is_news else generation
 
 
+def _check_length(namespace: str, name: str) -> Iterable[Cause]:
+    if len(namespace) + 1 + len(name) > LONGEST_NAME:
+        detail = f"'namespace/name' cannot be longer than {LONGEST_NAME} characters"
+        yield errors.invalid("metadata.name", name, detail)
+
+
 def _check(stream: Object) -> Iterable[Cause]:
     metadata, spec = stream["metadata"], stream.get("spec", {})
-    if len(metadata.get("namespace", "")) + 1 + len(metadata["name"]) > LONGEST_NAME:
-        detail = f"'namespace/name' cannot be longer than {LONGEST_NAME} characters"
-        yield errors.invalid("metadata.name", metadata["name"], detail)
+    yield from _check_length(metadata.get("namespace", ""), metadata["name"])
     repository = spec.get("dockerImageRepository")
     if repository:
         found = PullSpec.parse(repository)

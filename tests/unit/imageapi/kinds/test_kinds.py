@@ -45,6 +45,8 @@ MANIFEST = json.dumps(
         ],
     }
 )
+INDEX = json.dumps({"manifests": []})
+PLACELESS = json.dumps({"manifests": [{"mediaType": "a/b"}]})
 CONFIG = json.dumps(
     {
         "architecture": "amd64",
@@ -230,8 +232,14 @@ async def test_what_is_wrong_with_one_edit_is_not_held_against_those_that_wait_w
             mapping("app", "v1", image={"metadata": {"name": "a"}, "dockerImageReference": "A B"}),
             "image.dockerImageReference",
         ),
+        (mapping("a" * 251, "v1"), "metadata.name"),
+        (mapping("app", "v1", image={"dockerImageManifest": INDEX}), "image.metadata.name"),
+        (
+            mapping("app", "v1", image=image(dockerImageManifest=PLACELESS)),
+            "image.dockerImageManifests[0].digest",
+        ),
     ],
-    ids=["tag", "name", "case", "image", "reference"],
+    ids=["tag", "name", "case", "image", "reference", "length", "index", "child"],
 )
 async def test_a_mapping_that_cannot_be_is_invalid(
     api: Api, sent: dict[str, Any], field: str
@@ -239,7 +247,8 @@ async def test_a_mapping_that_cannot_be_is_invalid(
     answer = await api.make(MAPPINGS, sent, 422)
 
     assert field in [cause["field"] for cause in answer["details"]["causes"]]
-    assert (await api.get("imagestreams"))["items"] == []
+    for kind in ("imagestreams", "images"):
+        assert (await api.get(kind))["items"] == []
 
 
 async def test_an_image_says_what_its_manifest_and_config_say(api: Api) -> None:
