@@ -294,7 +294,8 @@ class ImageStreams(StoredResource):
         if causes:
             raise self.invalid(name, causes)
         if context.dry_run:
-            return document
+            async with context.reserve(context, self.name, name):
+                return document
         return await self.create_raw(context, name, document)
 
     async def _resolve(self, context: Context, stream: Object, changed: list[Object]) -> None:

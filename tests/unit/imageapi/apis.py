@@ -22,7 +22,12 @@ from alauda_imageapi.kinds.names import GROUP
 from alauda_imageapi.kinds.pull_secrets import PullSecrets
 from alauda_imageapi.machinery.application import USER, ApiServer, Guard, Version
 from alauda_imageapi.machinery.metadata import Surroundings
-from alauda_imageapi.machinery.resources import Permission, allow_all
+from alauda_imageapi.machinery.resources import (
+    Permission,
+    Reservation,
+    allow_all,
+    reserve_nothing,
+)
 from alauda_imageapi.machinery.sqlite import SQLiteStore
 from alauda_imageapi.machinery.sqlite_file import StoreLimits
 from alauda_imageapi.machinery.store import ObjectStore
@@ -237,6 +242,7 @@ async def opened(
     open_store: OpenStore = open_sqlite,
     allows: Permission = allow_all,
     secrets: PullSecrets | None = None,
+    reserve: Reservation = reserve_nothing,
 ) -> AsyncIterator[Api]:
     clock = Clock()
     async with open_store(path) as (store, forget):
@@ -247,6 +253,7 @@ async def opened(
             Version("1", "34", "v1.34.0"),
             clock.surroundings(),
             guard,
+            reserve=reserve,
             read_only=read_only,
             watch_limits=watch_limits,
             allows=allows,

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,27 @@ async def test_a_mapping_that_cannot_be_is_invalid(
     assert field in [cause["field"] for cause in answer["details"]["causes"]]
     for kind in ("imagestreams", "images"):
         assert (await api.get(kind))["items"] == []
+
+
+@pytest.mark.parametrize("query", ["", "?dryRun=All"], ids=["real", "trial"])
+async def test_a_mapping_makes_a_stream_only_where_there_is_room(
+    tmp_path: Path, query: str
+) -> None:
+    asked: list[tuple[str, str, bool]] = []
+
+    @asynccontextmanager
+    async def reserve(context: Context, resource: str, name: str) -> AsyncIterator[None]:
+        asked.append((resource, name, context.dry_run))
+        if name == "full":
+            raise Forbidden("exceeded quota: few")
+        yield
+
+    async with opened(tmp_path, reserve=reserve) as api:
+        for name, status in (("app", 201), ("full", 403)):
+            await api.make(f"{MAPPINGS}{query}", mapping(name, "v1"), status)
+
+    # What was refused together with others is tried once more alone.
+    assert set(asked) == {("imagestreams", name, bool(query)) for name in ("app", "full")}
 
 
 async def test_an_image_says_what_its_manifest_and_config_say(api: Api) -> None:
