@@ -69,7 +69,8 @@ class ImageStreamTags(TagView):
             raise self.invalid(name, [errors.invalid("metadata.name", name, detail)])
         wanted = document.get("tag")
         if wanted is not None:
-            _adopt(document, wanted, tag)
+            annotations = document["metadata"].get("annotations")
+            _adopt(wanted, tag, annotations or wanted.get("annotations"))
 
         async def prepare(stream: Object) -> None:
             if wanted is not None and tags.spec_tag(stream, tag) is None:
@@ -100,7 +101,8 @@ class ImageStreamTags(TagView):
                     f"imagestreamtag {name} is not a spec tag in imagestream "
                     f"{context.namespace}/{stream_name}, cannot be updated"
                 )
-            _adopt(new, wanted, tag)
+            # Those of the tag are what the client has read there, and are not missed here.
+            _adopt(wanted, tag, new["metadata"].get("annotations"))
             await self.require_room(context, name, stream, tag)
             self.put_spec_tag(stream, wanted)
 
@@ -162,11 +164,6 @@ class ImageStreamTags(TagView):
         }
 
 
-def _adopt(document: Object, wanted: Object, tag: str) -> None:
+def _adopt(wanted: Object, tag: str, annotations: Object | None) -> None:
     """Make what was sent into the spec of its tag, whatever that is called there."""
-    wanted["name"] = tag
-    annotations = document["metadata"].get("annotations")
-    if annotations:
-        wanted["annotations"] = annotations
-    elif "annotations" in document["metadata"]:
-        wanted.pop("annotations", None)
+    wanted |= {"name": tag, "annotations": annotations}

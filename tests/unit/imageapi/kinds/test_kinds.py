@@ -463,6 +463,43 @@ async def test_a_tag_shows_its_image_with_the_tags_annotations(api: Api) -> None
     assert changed == found
 
 
+@pytest.mark.parametrize(
+    ("method", "gone"),
+    [("PATCH", None), ("PATCH", {"a": None}), ("PUT", None), ("PUT", {})],
+    ids=["patched away", "patched empty", "left out", "empty"],
+)
+async def test_the_last_annotation_of_a_tag_can_be_taken_away(
+    api: Api, method: str, gone: Any
+) -> None:
+    made = {"metadata": {"name": "app:v1", "annotations": {"a": "b"}}, "tag": source("v1")}
+    body = await api.make(TAGS, made)
+    body["metadata"]["annotations"] = gone
+    if method == "PATCH":
+        body = {"metadata": {"annotations": gone}}
+
+    answer = await api.call(
+        method, f"{TAGS}/app:v1", body, kind=MERGE_PATCH if method == "PATCH" else ""
+    )
+
+    assert answer.status_code == 200, answer.text
+    assert "annotations" not in answer.json()["metadata"]
+    (tag,) = (await api.get(f"{STREAMS}/app"))["spec"]["tags"]
+    assert "annotations" not in tag
+
+
+async def test_an_update_of_a_tag_takes_the_annotations_of_its_metadata(api: Api) -> None:
+    made = {"metadata": {"name": "app:v1", "annotations": {"a": "b"}}, "tag": source("v1")}
+    body = await api.make(TAGS, made)
+    body["metadata"]["annotations"] = {"c": "d"}
+
+    changed = await api.call("PUT", f"{TAGS}/app:v1", body)
+    without = {"metadata": {"name": "app:v1", "annotations": {"e": "f"}}}
+    again = await api.call("PUT", f"{TAGS}/app:v1", without)
+
+    assert changed.json()["tag"]["annotations"] == {"c": "d"}
+    assert again.json()["tag"] == {**changed.json()["tag"], "annotations": {"e": "f"}}
+
+
 async def test_a_local_tag_is_pulled_through_the_registry(api: Api) -> None:
     await api.make(MAPPINGS, mapping("app", "v1"))
     tag = source("v1", referencePolicy={"type": "Local"})
