@@ -8,7 +8,12 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from alauda_imageapi.kinds.names import DOCKER_IMAGE_VERSION, LAYERS_ORDER
+from alauda_imageapi.kinds.names import (
+    DOCKER_IMAGE_VERSION,
+    LAYERS_ORDER,
+    annotation,
+    in_openshift,
+)
 from alauda_imageapi.machinery import objects
 from alauda_imageapi.machinery.objects import NotJSON, Object
 from alauda_registry.oci import media_types
@@ -53,13 +58,16 @@ def order_layers(image: Object, *, were_given: bool) -> None:
     layers = image.get("dockerImageLayers")
     if not layers:
         return
-    annotations = image["metadata"].setdefault("annotations", {})
-    order = annotations.get(LAYERS_ORDER)
+    metadata = image["metadata"]
+    order = annotation(metadata, LAYERS_ORDER)
     kind = image.get("dockerImageManifestMediaType")
     # Those who gave layers and no order wrote them as the oldest manifests have them.
     if were_given and (order == "descending" or (order is None and kind in media_types.IMAGES)):
         layers.reverse()
+    annotations = metadata.setdefault("annotations", {})
     annotations[LAYERS_ORDER] = "ascending"
+    # It would be about the order in which they came.
+    annotations.pop(in_openshift(LAYERS_ORDER), None)
 
 
 def config_digest(image: Object) -> str:

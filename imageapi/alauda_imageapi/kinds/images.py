@@ -7,7 +7,14 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from alauda_imageapi.kinds import docker_metadata, schemas, signatures
-from alauda_imageapi.kinds.names import MANIFEST_BLOB_STORED, PullSpec, is_digest
+from alauda_imageapi.kinds.names import (
+    MANAGED_SIGNATURE,
+    MANIFEST_BLOB_STORED,
+    PullSpec,
+    annotation,
+    in_openshift,
+    is_digest,
+)
 from alauda_imageapi.machinery import errors
 from alauda_imageapi.machinery.errors import Cause
 from alauda_imageapi.machinery.objects import Object
@@ -108,6 +115,10 @@ def prepare_image(image: Object, now: str) -> None:
     docker_metadata.complete(image, now)
     docker_metadata.order_layers(image, were_given=were_given)
     _drop_stored_content(image)
+    for signature in image.get("signatures") or []:
+        # What old releases of OpenShift have put there; signatures have none of their own.
+        annotations = (signature.get("metadata") or {}).get("annotations") or {}
+        annotations.pop(in_openshift(MANAGED_SIGNATURE), None)
 
 
 def without_content(image: Object) -> Object:
@@ -173,7 +184,6 @@ def _restore(document: Object, old: Object, name: str) -> None:
 
 
 def _drop_stored_content(image: Object) -> None:
-    annotations = image["metadata"].get("annotations") or {}
-    if annotations.get(MANIFEST_BLOB_STORED) == "true":
+    if annotation(image["metadata"], MANIFEST_BLOB_STORED) == "true":
         image.pop("dockerImageManifest", None)
         image.pop("dockerImageConfig", None)

@@ -4,8 +4,8 @@ Beyond OpenShift's, a stream that is missing is made, and an image may be mapped
 (facts/vendor-and-journeys.md 1.7).
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import ClassVar
 
 from typing_extensions import override
 
@@ -13,7 +13,7 @@ from alauda_imageapi.kinds import schemas
 from alauda_imageapi.kinds.content import Content, NoContent
 from alauda_imageapi.kinds.images import check_image, prepare_image
 from alauda_imageapi.kinds.imagestreams import ImageStreams
-from alauda_imageapi.kinds.names import MANAGED
+from alauda_imageapi.kinds.names import MANAGED, annotation
 from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery import errors
 from alauda_imageapi.machinery.errors import Cause
@@ -61,8 +61,7 @@ class ImageStreamMappings(Resource):
         except ObjectTooLarge as error:
             raise too_large(error) from error
         reference = image["dockerImageReference"]
-        annotations: Mapping[str, Any] = image["metadata"].get("annotations") or {}
-        if not is_new and annotations.get(MANAGED) == "true":
+        if not is_new and annotation(image["metadata"], MANAGED) == "true":
             reference = f"{repository}@{digest}"
 
         if not context.dry_run:

@@ -5,8 +5,9 @@ OpenShift's own is narrower in places (``a__b`` is none of its streams).
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from alauda_imageapi.machinery.resources import Group
 
@@ -17,6 +18,7 @@ MANAGED: Final = "alauda.io/image.managed"
 LAYERS_ORDER: Final = "image.alauda.io/dockerLayersOrder"
 EXCLUDE_SECRET: Final = "alauda.io/image.excludeSecret"  # noqa: S105 -- a name
 MANIFEST_BLOB_STORED: Final = "image.alauda.io/manifestBlobStored"
+MANAGED_SIGNATURE: Final = "image.alauda.io/managed-signature"
 
 LONGEST_NAME: Final = 255
 
@@ -55,6 +57,17 @@ class PullSpec:
         if len(path) > LONGEST_NAME or not all(_COMPONENT.fullmatch(part) for part in parts):
             return None
         return cls(registry, path, tag, digest)
+
+
+def annotation(metadata: Mapping[str, Any], name: str) -> str | None:
+    """Return an annotation, also of what came from OpenShift; ours counts where both are there."""
+    found: Mapping[str, str] = metadata.get("annotations") or {}
+    return found.get(name, found.get(in_openshift(name)))
+
+
+def in_openshift(name: str) -> str:
+    """Return what OpenShift calls an annotation of ours."""
+    return name.replace("alauda.io/", "openshift.io/")
 
 
 def is_component(name: str) -> bool:

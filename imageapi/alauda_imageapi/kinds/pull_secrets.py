@@ -13,7 +13,7 @@ from alauda_imageapi.kinds import schemas
 from alauda_imageapi.kinds.content import Content
 from alauda_imageapi.kinds.images import Images
 from alauda_imageapi.kinds.imagestreams import ImageStreams
-from alauda_imageapi.kinds.names import EXCLUDE_SECRET, GROUP
+from alauda_imageapi.kinds.names import EXCLUDE_SECRET, GROUP, annotation
 from alauda_imageapi.machinery.errors import BadRequest, too_large_revision
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.options import ListOptions
@@ -96,7 +96,7 @@ class ImageStreamsWithSecrets(ImageStreams):
 
 def _is_wanted(secret: Object, options: ListOptions) -> bool:
     metadata = secret["metadata"]
-    if (metadata.get("annotations") or {}).get(EXCLUDE_SECRET) == "true":
+    if annotation(metadata, EXCLUDE_SECRET) == "true":
         return False
     fields = {f"metadata.{name}": metadata[name] for name in ("name", "namespace")}
     return options.labels.matches(metadata.get("labels") or {}) and options.fields.matches(

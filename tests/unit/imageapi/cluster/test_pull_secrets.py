@@ -59,6 +59,7 @@ async def test_pull_secrets_of_the_namespace_are_there_and_no_others(
     await put(cluster, "password", "Opaque")
     await put(cluster, "elsewhere", namespace="other")
     await put(cluster, "hidden", annotations={"alauda.io/image.excludeSecret": "true"})
+    await put(cluster, "hidden-before", annotations={"openshift.io/image.excludeSecret": "true"})
     await put(cluster, "shown", annotations={"alauda.io/image.excludeSecret": "false"})
 
     # There is no such stream, and none is looked for.

@@ -299,6 +299,72 @@ async def test_an_image_says_what_its_manifest_and_config_say(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ({}, ["top", "base"]),
+        ({"image.openshift.io/dockerLayersOrder": "ascending"}, ["base", "top"]),
+        ({"image.openshift.io/dockerLayersOrder": "descending"}, ["top", "base"]),
+        (
+            {
+                "image.openshift.io/dockerLayersOrder": "descending",
+                "image.alauda.io/dockerLayersOrder": "ascending",
+            },
+            ["base", "top"],
+        ),
+    ],
+    ids=["none", "ascending", "descending", "both"],
+)
+async def test_layers_are_in_the_order_that_openshift_said_they_are(
+    api: Api, annotations: dict[str, str], expected: list[str]
+) -> None:
+    sent = image(
+        dockerImageManifestMediaType="application/vnd.oci.image.manifest.v1+json",
+        dockerImageLayers=[
+            {"name": name, "size": 1, "mediaType": "a/b"} for name in ("base", "top")
+        ],
+    )
+    sent["metadata"]["annotations"] = annotations
+
+    found = await api.make("images", sent)
+
+    assert [layer["name"] for layer in found["dockerImageLayers"]] == expected
+    assert found["metadata"]["annotations"] == {"image.alauda.io/dockerLayersOrder": "ascending"}
+
+
+async def test_content_that_openshift_has_as_blobs_is_not_kept(api: Api) -> None:
+    sent = image(dockerImageManifest=MANIFEST, dockerImageConfig=CONFIG)
+    sent["metadata"]["annotations"] = {"image.openshift.io/manifestBlobStored": "true"}
+
+    found = await api.make("images", sent)
+
+    assert not found.keys() & {"dockerImageManifest", "dockerImageConfig"}
+
+
+async def test_what_openshift_manages_is_pulled_through_the_stream_it_is_mapped_in(
+    api: Api,
+) -> None:
+    sent = mapping("app", "v1")
+    sent["image"]["metadata"]["annotations"] = {"openshift.io/image.managed": "true"}
+    for name in ("other", "app"):
+        await api.make(MAPPINGS, {**sent, "metadata": {"name": name}})
+
+    found = await api.get(f"{STREAMS}/app")
+
+    (event,) = found["status"]["tags"][0]["items"]
+    assert event["dockerImageReference"] == f"localhost:5000/team/app@{DIGEST}"
+
+
+async def test_signatures_that_openshift_managed_come_along(api: Api) -> None:
+    annotations = {"image.openshift.io/managed-signature": "true"}
+    metadata = {"name": f"{DIGEST}@one", "annotations": annotations}
+    signature = {"metadata": metadata, "type": "AtomicImageV1", "content": "YQ=="}
+
+    found = await api.make("images", image(signatures=[signature]))
+
+    assert not found["signatures"][0]["metadata"].get("annotations")
+
+
+@pytest.mark.parametrize(
     "manifest",
     ["{", "[]", "3", '{"layers": 3}', '{"layers": [3, {"size": "x"}], "config": []}', "[" * 9999],
     ids=["no JSON", "list", "number", "no layers", "odd layers", "deep"],
