@@ -1,7 +1,8 @@
 """What ImageStreamTag and ImageTag have in common: they are views of a stream.
 
 Nothing of theirs is stored. Their revision and identity are the stream's; a list is one over
-streams, and goes on within one (facts/image-api.md 2.6 and 2.7).
+streams, and goes on within one (facts/image-api.md 2.6 and 2.7). A page of it takes from the store
+where it has to begin, and reads as many streams as have the tags that are wanted.
 """
 
 import contextlib
@@ -24,12 +25,18 @@ from alauda_imageapi.machinery.resources import (
     Entry,
     Group,
     Listing,
+    Part,
     Resource,
 )
-from alauda_imageapi.machinery.store import Changed, Key, Missing, Stored
+from alauda_imageapi.machinery.store import Changed, Key, Missing, Stored, TokenInvalid
 from alauda_imageapi.machinery.stored import Attempts
 
 Prepare: TypeAlias = Callable[[Object], Awaitable[None]]
+
+_STREAMS = 100
+"""Streams that are asked for at once; those with the tags of a page are read."""
+
+_DIGITS = 6
 
 
 class TagView(Resource):
@@ -60,7 +67,35 @@ class TagView(Resource):
     async def listing(self, context: Context, revision: int | None) -> Listing:
         store, name = self.streams.store, self.streams.name
         snapshot = await store.snapshot(name, revision, namespace=context.namespace)
-        return Listing(snapshot.revision, self._entries(snapshot.items))
+        entries = (entry for stored in snapshot.items for entry in self._entries(stored))
+        return Listing(snapshot.revision, entries, is_as_pages=False)
+
+    @override
+    async def part(
+        self, context: Context, limit: int, revision: int | None, token: str, name: str
+    ) -> Part:
+        """Return the tags of some streams, a few more than the limit if the last one has more."""
+        store, (seen, begin) = self.streams.store, _split_token(token)
+        stream_name = name.partition(":")[0] or name
+        found: list[Entry] = []
+        while True:
+            page = await store.page(
+                self.streams.name,
+                limit=_STREAMS,
+                namespace=context.namespace,
+                name=stream_name,
+                revision=revision,
+                token=begin,
+            )
+            revision = page.revision
+            for index in range(seen, len(page.items)):
+                found += self._entries(page.items[index])
+                is_last = index + 1 == len(page.items)
+                if len(found) >= limit and not is_last:
+                    return Part(revision, found, f"{index + 1}:{begin}", None)
+            seen, begin = max(0, seen - len(page.items)), page.token
+            if not begin or len(found) >= limit:
+                return Part(revision, found, f"{seen}:{begin}" if begin else "", None)
 
     @override
     async def reach(self, revision: int) -> None:
@@ -209,18 +244,21 @@ class TagView(Resource):
         others = [tag for tag in tags.spec_tags(stream) if tag.get("name") != wanted["name"]]
         spec["tags"] = [*others, wanted]
 
-    def _entries(self, streams: Iterable[Stored]) -> Iterator[Entry]:
-        for stored in streams:
-            key, stream = stored.key, stored.object()
-            spec = {tag["name"]: tag for tag in tags.spec_tags(stream)}
-            status = {named["tag"]: named for named in tags.status_tags(stream)}
-            for tag in sorted(self.tags_of(stream)):
-                yield Entry(
-                    partial(_position, key, tag),
-                    partial(getattr, stored, "labels"),
-                    partial(_fields, key, tag),
-                    partial(self._load, stream, spec.get(tag), status.get(tag), tag),
-                )
+    def _entries(self, stored: Stored) -> Iterator[Entry]:
+        """Yield the tags of a stream."""
+        key, stream = stored.key, stored.object()
+        spec = {tag["name"]: tag for tag in tags.spec_tags(stream)}
+        status = {named["tag"]: named for named in tags.status_tags(stream)}
+        for tag in sorted(self.tags_of(stream)):
+            yield Entry(
+                partial(self._position, key, tag),
+                partial(getattr, stored, "labels"),
+                partial(_fields, key, tag),
+                partial(self._load, stream, spec.get(tag), status.get(tag), tag),
+            )
+
+    def _position(self, key: Key, tag: str) -> tuple[str, ...]:
+        return *self.streams.store.order(key), tag
 
     def _load(self, stream: Object, spec: Object | None, named: Object | None, tag: str) -> Object:
         """Return a tag of a stream that has thousands, without looking through them."""
@@ -232,8 +270,18 @@ class TagView(Resource):
         return self.list_item(only, tag)
 
 
-def _position(key: Key, tag: str) -> tuple[str, ...]:
-    return key.namespace, key.name, tag
+def _split_token(token: str) -> tuple[int, str]:
+    """Return how many streams of a page were seen, and the store's token of that page.
+
+    Raises:
+        TokenInvalid: It is none of ours.
+    """
+    if not token:
+        return 0, ""
+    seen, colon, begin = token.partition(":")
+    if not (colon and seen.isascii() and seen.isdecimal() and len(seen) <= _DIGITS):
+        raise TokenInvalid
+    return int(seen), begin
 
 
 def _fields(key: Key, tag: str) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
+from alauda_imageapi.kinds.tag_views import TagView
 from alauda_imageapi.machinery.options import Token
 from tests.unit.imageapi.apis import (
     MERGE_PATCH,
@@ -54,6 +55,12 @@ async def forget(api: Api, path: str) -> None:
         await api.patch(path, patch, MERGE_PATCH)
     await api.get(path.rpartition("/")[0])
     api.forget()
+
+
+def forge(token: str, change: dict[str, Any]) -> str:
+    """Return a token with something else in it."""
+    content = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    return base64.urlsafe_b64encode(json.dumps(content | change).encode()).decode().rstrip("=")
 
 
 async def test_an_empty_list_is_a_list(api: Api) -> None:
@@ -113,11 +120,9 @@ async def test_a_page_may_be_larger_than_the_one_before(api: Api) -> None:
 async def test_a_page_that_was_never_given_is_refused(api: Api, change: dict[str, Any]) -> None:
     await fill(api, 3)
     first = await api.get(f"{STREAMS}?limit=1")
-    token = first["metadata"]["continue"]
-    content = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    forged = base64.urlsafe_b64encode(json.dumps(content | change).encode()).decode()
+    forged = forge(first["metadata"]["continue"], change)
 
-    answer = await api.call("GET", f"{STREAMS}?limit=1&continue={forged.rstrip('=')}")
+    answer = await api.call("GET", f"{STREAMS}?limit=1&continue={forged}")
 
     assert (answer.status_code, answer.json()["reason"]) == (400, "BadRequest")
 
@@ -135,6 +140,133 @@ async def test_tags_are_paged_within_their_streams(api: Api, path: str) -> None:
         *("a-b:v1", "a-b:v10", "a-b:v2"),
     ]
     assert [len(page["items"]) for page in found] == [2, 2, 2]
+
+
+async def fill_with_tags(api: Api) -> int:
+    """Make streams with none to four tags each, and return how many tags that are."""
+    made = 0
+    for number, namespace in enumerate(["a", "a-b", "a", "a0b", "a", "a-b", "z"] * 2):
+        name = f"s{number}"
+        await api.make(f"namespaces/{namespace}/imagestreams", stream(name))
+        for tag in range(number % 5):
+            path = f"namespaces/{namespace}/imagestreammappings"
+            await api.make(path, mapping(name, f"v{tag}"))
+            made += 1
+    return made
+
+
+def places(found: list[Any]) -> list[tuple[str, str]]:
+    return [
+        (item["metadata"]["namespace"], item["metadata"]["name"])
+        for page in found
+        for item in page["items"]
+    ]
+
+
+def find(api: Api, path: str) -> TagView:
+    (view,) = (one for one in api.kinds.resources if one.name == path)
+    assert isinstance(view, TagView)
+    return view
+
+
+@pytest.mark.parametrize("path", ["imagestreamtags", "imagetags"])
+@pytest.mark.parametrize("limit", [1, 3, 7, 1000])
+async def test_tags_are_paged_over_one_state_while_streams_change(
+    api: Api, path: str, limit: int
+) -> None:
+    made = await fill_with_tags(api)
+    whole = await api.get(path)
+    found: list[Any] = []
+    token = ""
+    while not found or token:
+        page = await api.get(f"{path}?limit={limit}&continue={token}")
+        found.append(page)
+        token = page["metadata"].get("continue", "")
+        number = len(found)
+        await api.make("namespaces/a/imagestreammappings", mapping("s9", f"new-{number}"))
+        await api.make("namespaces/a/imagestreammappings", mapping(f"new{number}", "v1"))
+        if number < 3:
+            await api.call("DELETE", f"namespaces/a-b/imagestreams/s{1 + number * 7}")
+
+    assert sorted(places(found)) == sorted(places([whole]))
+    assert len(places(found)) == made
+    assert all(len(page["items"]) == limit for page in found[:-1])
+    revision = whole["metadata"]["resourceVersion"]
+    assert {page["metadata"]["resourceVersion"] for page in found} == {revision}
+
+
+async def test_a_page_of_tags_reads_the_streams_that_it_shows(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        for tag in ("v1", "v2", "v3"):
+            await api.make("namespaces/team/imagestreammappings", mapping(f"s{number}", tag))
+    view, read = find(api, "imagestreamtags"), []
+    tags_of = view.tags_of
+
+    def counted(shown: Any) -> Any:
+        read.append(shown["metadata"]["name"])
+        return tags_of(shown)
+
+    monkeypatch.setattr(view, "tags_of", counted)
+    counts: list[int] = []
+    token = ""
+    while not counts or token:
+        page = await api.get(f"imagestreamtags?limit=4&continue={token}")
+        token = page["metadata"].get("continue", "")
+        counts.append(len(read))
+        read.clear()
+        assert "remainingItemCount" not in page["metadata"]
+    await api.get("imagestreamtags?fieldSelector=metadata.name%3Ds7:v2")
+
+    assert len(counts) == 15
+    # The two that have four tags, and where the page before has ended within one, the two it had.
+    assert max(counts) <= 4
+    assert read == ["s7"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"page": page} for page in ("nonsense", "1", ":", "-1:", "1:nonsense", "9999999:", 1)),
+        *({"skip": skip} for skip in (-1, True, "1")),
+        {"rv": -1},
+    ],
+    ids=repr,
+)
+async def test_a_page_of_tags_that_was_never_given_is_refused(
+    api: Api, change: dict[str, Any]
+) -> None:
+    await fill_with_tags(api)
+    first = await api.get("imagestreamtags?limit=3")
+    forged = forge(first["metadata"]["continue"], change)
+
+    answer = await api.call("GET", f"imagestreamtags?limit=3&continue={forged}")
+
+    assert (answer.status_code, answer.json()["reason"]) == (400, "BadRequest")
+
+
+@pytest.mark.parametrize("path", ["imagestreamtags", "imagetags"])
+@pytest.mark.parametrize("seen", [1, 4])
+async def test_the_way_on_from_forgotten_tags_leaves_nothing_out(
+    api: Api, path: str, seen: int
+) -> None:
+    await fill_with_tags(api)
+    whole = await api.get(path)
+    found, token = [], ""
+    for _ in range(seen):
+        found.append(await api.get(f"{path}?limit=3&continue={token}"))
+        token = found[-1]["metadata"]["continue"]
+    await forget(api, "namespaces/a/imagestreams/s0")
+
+    gone = await api.call("GET", f"{path}?limit=3&continue={token}")
+    token = gone.json()["metadata"]["continue"]
+    while token:
+        found.append(await api.get(f"{path}?limit=3&continue={token}"))
+        token = found[-1]["metadata"].get("continue", "")
+
+    assert (gone.status_code, gone.json()["reason"]) == (410, "Expired")
+    assert sorted(places(found)) == sorted(places([whole]))
 
 
 async def test_a_page_of_a_state_that_is_forgotten_has_a_way_on(api: Api) -> None:
