@@ -64,14 +64,16 @@ class ImageSignatures(Resource):
         async for _ in Attempts():
             stored, image = await self._require_image(context, name)
             known = image.get("signatures") or []
-            kept = [found for found in known if found["metadata"].get("name") != name]
-            if len(kept) == len(known):
+            named = [found for found in known if found["metadata"].get("name") == name]
+            if not named:
                 raise self.not_found(context, name)
-            image["signatures"] = kept
-            if not kept:
+            metadata = named[0]["metadata"]
+            self.check_preconditions(context, name, metadata, options)
+            image["signatures"] = [found for found in known if found not in named]
+            if not image["signatures"]:
                 del image["signatures"]
             if await self._put(context, stored, image):
-                return Deletion()
+                return Deletion(metadata.get("uid", ""))
         raise self.modified(context, name)
 
     async def _require_image(self, context: Context, name: str) -> tuple[Stored, Object]:

@@ -105,12 +105,7 @@ class TagView(Resource):
     async def delete(self, context: Context, name: str, options: DeleteOptions) -> Deletion:
         stream_name, tag = self.split(name)
         stream = await self.require_stream(context, stream_name)
-        uid = stream["metadata"].get("uid", "")
-        if options.uid and options.uid != uid:
-            why = f"UID in precondition: {options.uid[:64]}, UID in object meta: {uid}"
-            raise self.conflict(context, name, f"Precondition failed: {why}")
-        if options.revision and options.revision != stream["metadata"]["resourceVersion"]:
-            raise self.modified(context, name)
+        self.check_preconditions(context, name, stream["metadata"], options)
         if tags.spec_tag(stream, tag) is None and tags.status_tag(stream, tag) is None:
             raise self.not_found(context, name)
         if not context.dry_run:
@@ -118,6 +113,8 @@ class TagView(Resource):
             await self._content.untag(context.namespace, stream_name, [tag])
 
         async def take_away(document: Object) -> bool:
+            # It may be another stream of the same name by now.
+            self.check_preconditions(context, name, document["metadata"], options)
             if await self._content.has_tag(context.namespace, stream_name, tag):
                 # Somebody has pushed it since, and was told that it is there.
                 return False
@@ -129,7 +126,7 @@ class TagView(Resource):
             return gone
 
         await self.streams.edit(context, stream_name, take_away)
-        return Deletion(uid)
+        return Deletion(stream["metadata"].get("uid", ""))
 
     async def write(self, context: Context, stream_name: str, prepare: Prepare) -> Object:
         """Change the spec of a stream on behalf of a client, or make the stream.

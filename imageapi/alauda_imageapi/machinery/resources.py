@@ -381,6 +381,23 @@ class Resource:
             details=self.details(context, name),
         )
 
+    def check_preconditions(
+        self, context: Context, name: str, metadata: Object, options: DeleteOptions
+    ) -> None:
+        """Check that an object is the one that is to be deleted.
+
+        Raises:
+            Conflict: It is another one, or has changed.
+        """
+        for what, wanted, key in (
+            ("UID", options.uid, "uid"),
+            ("ResourceVersion", options.revision, "resourceVersion"),
+        ):
+            found = metadata.get(key, "")
+            if wanted and wanted != found:
+                why = f"{what} in precondition: {wanted[:64]}, {what} in object meta: {found}"
+                raise self.conflict(context, name, f"Precondition failed: {why}")
+
     def modified(self, context: Context, name: str) -> Conflict:
         """Somebody else was faster."""
         return self.conflict(

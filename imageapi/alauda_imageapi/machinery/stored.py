@@ -195,7 +195,7 @@ class StoredResource(Resource):
         async for _ in Attempts():
             stored = await self.require(context, name)
             document = stored.object()
-            self._check_preconditions(context, name, document, options)
+            self.check_preconditions(context, name, document["metadata"], options)
             uid = document["metadata"].get("uid", "")
             waiting = self._wait_for_finalizers(context, document, options)
             if waiting == stored.object():
@@ -386,21 +386,6 @@ class StoredResource(Resource):
         except ObjectTooLarge as error:
             raise too_large(error) from error
         return written.object()
-
-    def _check_preconditions(
-        self, context: Context, name: str, document: Object, options: DeleteOptions
-    ) -> None:
-        metadata = document["metadata"]
-        if options.uid and options.uid != metadata.get("uid"):
-            why = f"UID in precondition: {options.uid[:64]}, UID in object meta: {metadata['uid']}"
-            raise self.conflict(context, name, f"Precondition failed: {why}")
-        if options.revision and options.revision != metadata["resourceVersion"]:
-            raise self.conflict(
-                context,
-                name,
-                f"Precondition failed: ResourceVersion in precondition: {options.revision[:64]}, "
-                f"ResourceVersion in object meta: {metadata['resourceVersion']}",
-            )
 
     def _wait_for_finalizers(
         self, context: Context, document: Object, options: DeleteOptions

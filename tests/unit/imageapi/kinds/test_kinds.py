@@ -2,13 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
+from alauda_imageapi.kinds.content import NoContent
 from alauda_imageapi.kinds.imagestreammappings import point_tag
 from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery.errors import Forbidden
@@ -705,7 +707,7 @@ async def test_signatures_are_added_to_and_taken_from_their_image(api: Api) -> N
         "type": "AtomicImageV1",
         "content": "c2lnbmVk",
     }
-    await api.make("imagesignatures", signature)
+    made = await api.make("imagesignatures", signature)
     again = await api.make("imagesignatures", signature, 409)
     found = await api.get(f"images/{DIGEST}")
     gone = await api.call("DELETE", f"imagesignatures/{DIGEST}@one")
@@ -713,10 +715,56 @@ async def test_signatures_are_added_to_and_taken_from_their_image(api: Api) -> N
     assert again["reason"] == "AlreadyExists"
     assert [item["content"] for item in found["signatures"]] == ["c2lnbmVk"]
     assert gone.status_code == 200
+    assert gone.json()["details"]["uid"] == made["metadata"]["uid"]
     assert "signatures" not in await api.get(f"images/{DIGEST}")
     assert (await api.call("DELETE", f"imagesignatures/{DIGEST}@one")).status_code == 404
     bad = {**signature, "metadata": {"name": "x"}, "content": "not base64!"}
     assert len((await api.make("imagesignatures", bad, 422))["details"]["causes"]) == 2
+
+
+@pytest.mark.parametrize(
+    "preconditions", [{"uid": "other"}, {"resourceVersion": "1"}], ids=["uid", "revision"]
+)
+@pytest.mark.parametrize("kind", ["imagesignatures", "imagestreamtags", "imagetags"])
+async def test_what_is_not_stored_by_itself_has_preconditions(
+    api: Api, kind: str, preconditions: dict[str, str]
+) -> None:
+    await api.make(MAPPINGS, mapping("app", "v1"))
+    signature = {"metadata": {"name": f"{DIGEST}@one"}, "type": "a", "content": "YQ=="}
+    signed = await api.make("imagesignatures", signature)
+    path, uid = f"imagesignatures/{DIGEST}@one", signed["metadata"]["uid"]
+    if kind != "imagesignatures":
+        path, uid = f"{TEAM}/{kind}/app:v1", (await api.get(f"{STREAMS}/app"))["metadata"]["uid"]
+
+    refused = await api.call("DELETE", path, {"preconditions": preconditions})
+    done = await api.call("DELETE", path, {"preconditions": {"uid": uid}})
+
+    assert (refused.status_code, refused.json()["reason"]) == (409, "Conflict")
+    assert (done.status_code, done.json()["details"]["uid"]) == (200, uid)
+
+
+@pytest.mark.parametrize("which", ["uid", "resourceVersion"])
+async def test_a_stream_that_was_made_again_keeps_its_tag(tmp_path: Path, which: str) -> None:
+    class Meanwhile(NoContent):
+        """Where others are faster while a tag is taken away."""
+
+        is_first = True
+
+        @override
+        async def untag(self, namespace: str, name: str, tags: Sequence[str]) -> None:
+            if self.is_first:
+                self.is_first = False
+                await api.call("DELETE", f"{STREAMS}/app")
+                await api.make(MAPPINGS, mapping("app", "v1", OTHER))
+
+    async with opened(tmp_path, content=Meanwhile()) as api:
+        await api.make(MAPPINGS, mapping("app", "v1"))
+        wanted = (await api.get(f"{STREAMS}/app"))["metadata"][which]
+
+        answer = await api.call("DELETE", f"{TAGS}/app:v1", {"preconditions": {which: wanted}})
+
+        assert answer.status_code == 409, answer.text
+        assert events(await api.get(f"{STREAMS}/app")) == {"v1": [(OTHER, 1)]}
 
 
 async def test_the_table_of_streams_shows_the_latest_tags_first(api: Api) -> None:
