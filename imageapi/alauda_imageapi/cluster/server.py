@@ -136,6 +136,7 @@ class ImageApiServer:
             kinds = build_kinds(
                 store,
                 registry=self._settings.registry,
+                public_registry=self._settings.public_registry or "",
                 content=NoContent(),
                 in_cluster=True,
                 secrets=ClusterPullSecrets(resources),

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from alauda_imageapi.kinds.names import PullSpec
 from alauda_imageapi.machinery.watch_limits import WatchLimits
 from alauda_registry.serving.addresses import split_address
 from alauda_registry.serving.durations import parse_duration
@@ -25,6 +26,7 @@ class Settings:
     tls_certificate: Path
     tls_key: Path
     registry: str
+    public_registry: str | None
     kubeconfig: Path | None
     drain_delay: timedelta
     drain_timeout: timedelta
@@ -63,6 +65,15 @@ def _address(text: str) -> str:
     return text
 
 
+def _registry(text: str) -> str:
+    place = PullSpec.parse(f"{text}/namespace/name")
+    if place is None or place.registry != text:
+        raise ValueError(
+            f"{text!r} is no registry to pull from: write HOST or HOST:PORT, as registry.example"
+        )
+    return text
+
+
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdecimal():
         raise ValueError(f"{text!r} is no number of watches")
@@ -85,6 +96,11 @@ _OPTIONS = (
     _Option("tls_certificate", "FILE", "certificate for NAME.NAMESPACE.svc, PEM", Path),
     _Option("tls_key", "FILE", "its private key; both are read again when they change", Path),
     _Option("registry", "HOST:PORT", "where pods pull from; streams show it", _address),
+    _Option(
+        *("public_registry", "HOST[:PORT]", "where others pull from; streams show it, too"),
+        _registry,
+        "",
+    ),
     _Option("kubeconfig", "FILE", "the cluster; without it that of this pod", Path, ""),
     _Option("drain_delay", "TIME", "serve on for so long after SIGTERM", parse_duration, "15s"),
     _Option("drain_timeout", "TIME", "what runs then has so long to end", parse_duration, "10s"),

@@ -30,6 +30,7 @@ def build_kinds(
     store: ObjectStore,
     *,
     registry: str,
+    public_registry: str = "",
     content: Content | None = None,
     in_cluster: bool = False,
     secrets: PullSecrets | None = None,
@@ -39,16 +40,26 @@ def build_kinds(
     Args:
         store: Keeps their objects.
         registry: Where the registry is: HOST:PORT.
+        public_registry: Where others than pods reach it, if they do: HOST or HOST:PORT.
         content: Keeps what tags point to.
         in_cluster: There are roles, and a garbage collector that acts on owner references.
         secrets: Reads those that images are pulled with; None where there are none to read.
     """
     images = Images(GROUP, store, collects_garbage=in_cluster)
-    streams = (
-        ImageStreams(GROUP, store, images, registry, content, collects_garbage=in_cluster)
-        if secrets is None
-        else ImageStreamsWithSecrets(secrets, store, images, registry, content)
-    )
+    if secrets is None:
+        streams = ImageStreams(
+            GROUP,
+            store,
+            images,
+            registry,
+            content,
+            public_registry=public_registry,
+            collects_garbage=in_cluster,
+        )
+    else:
+        streams = ImageStreamsWithSecrets(
+            secrets, store, images, registry, content, public_registry=public_registry
+        )
     resources: tuple[Resource, ...] = (
         images,
         ImageSignatures(GROUP, images),

@@ -41,6 +41,8 @@ class ImageStreams(StoredResource):
         images: The Images that they point to.
         registry: Where the registry is: HOST:PORT.
         content: Keeps what their tags point to.
+        public_registry: Where others than pods reach the registry, if they do: HOST or HOST:PORT.
+        collects_garbage: Whether anybody acts on owner references.
     """
 
     name = "imagestreams"
@@ -79,19 +81,20 @@ class ImageStreams(StoredResource):
         registry: str,
         content: Content | None = None,
         *,
+        public_registry: str = "",
         collects_garbage: bool = False,
     ) -> None:
         super().__init__(group, store, collects_garbage=collects_garbage)
         self.images = images
         self.registry = registry
+        self._public_registry = public_registry
         self._content = content or NoContent()
         self._queues = EditQueues(self._make_edits)
 
     def repository(self, stream: Object) -> str:
         """Return where the images of a stream can be pulled from."""
-        metadata = stream["metadata"]
         if self.registry:
-            return f"{self.registry}/{metadata.get('namespace', '')}/{metadata['name']}"
+            return _repository(self.registry, stream)
         found: str = stream.get("spec", {}).get("dockerImageRepository", "")
         return found
 
@@ -99,6 +102,9 @@ class ImageStreams(StoredResource):
     def decorate(self, document: Object) -> Object:
         status = objects.child(document, "status")
         status["dockerImageRepository"] = self.repository(document)
+        if self._public_registry:
+            public = _repository(self._public_registry, document)
+            status["publicDockerImageRepository"] = public
         return document
 
     @override
@@ -178,10 +184,12 @@ class ImageStreams(StoredResource):
 
     @override
     def row(self, document: Object, now: datetime) -> list[Any]:
-        repository = document.get("status", {}).get("dockerImageRepository", "")
+        status = document.get("status", {})
         return [
             document["metadata"]["name"],
-            document.get("spec", {}).get("dockerImageRepository") or repository,
+            status.get("publicDockerImageRepository")
+            or document.get("spec", {}).get("dockerImageRepository")
+            or status.get("dockerImageRepository", ""),
             printers.tags_text(document),
             printers.updated_text(document, now),
         ]
@@ -311,6 +319,11 @@ class ImageStreams(StoredResource):
 def creator(context: Context) -> Manager:
     """Return who makes a stream on behalf of a client that makes something else."""
     return Manager(context.manager, "Update", "image.alauda.io/v1")
+
+
+def _repository(registry: str, stream: Object) -> str:
+    metadata = stream["metadata"]
+    return f"{registry}/{metadata.get('namespace', '')}/{metadata['name']}"
 
 
 def _default(document: Object) -> None:

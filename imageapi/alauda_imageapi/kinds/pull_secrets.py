@@ -55,6 +55,7 @@ class ImageStreamsWithSecrets(ImageStreams):
         images: The Images that they point to.
         registry: Where the registry is: HOST:PORT.
         content: Keeps what their tags point to.
+        public_registry: Where others than pods reach the registry, if they do.
     """
 
     subresources = (
@@ -69,8 +70,18 @@ class ImageStreamsWithSecrets(ImageStreams):
         images: Images,
         registry: str,
         content: Content | None = None,
+        *,
+        public_registry: str = "",
     ) -> None:
-        super().__init__(GROUP, store, images, registry, content, collects_garbage=True)
+        super().__init__(
+            GROUP,
+            store,
+            images,
+            registry,
+            content,
+            public_registry=public_registry,
+            collects_garbage=True,
+        )
         self._secrets = secrets
 
     @override

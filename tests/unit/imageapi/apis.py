@@ -243,10 +243,17 @@ async def opened(
     allows: Permission = allow_all,
     secrets: PullSecrets | None = None,
     reserve: Reservation = reserve_nothing,
+    public_registry: str = "",
 ) -> AsyncIterator[Api]:
     clock = Clock()
     async with open_store(path) as (store, forget):
-        kinds = build_kinds(store, registry=REGISTRY, content=content, secrets=secrets)
+        kinds = build_kinds(
+            store,
+            registry=REGISTRY,
+            public_registry=public_registry,
+            content=content,
+            secrets=secrets,
+        )
         server = ApiServer(
             GROUP,
             kinds.resources,

@@ -31,6 +31,7 @@ def test_most_need_not_be_said() -> None:
             tls_certificate=Path("tls.crt"),
             tls_key=Path("tls.key"),
             registry="r.example:5000",
+            public_registry=None,
             kubeconfig=None,
             drain_delay=timedelta(seconds=15),
             drain_timeout=timedelta(seconds=10),
@@ -46,6 +47,12 @@ def test_most_need_not_be_said() -> None:
 def test_a_user_may_have_as_many_watches_as_there_are() -> None:
     settings, _ = read(*NEEDED, "--max-watches", "1", "--max-watches-per-user", "0")
     assert settings.watch_limits == WatchLimits(1, 0)
+
+
+@pytest.mark.parametrize("host", ["registry.example", "registry.example:8443", "localhost"])
+def test_the_public_registry_may_have_a_port(host: str) -> None:
+    settings, _ = read(*NEEDED, IMAGEAPI_PUBLIC_REGISTRY=host)
+    assert settings.public_registry == host
 
 
 def test_flags_win_over_variables() -> None:
@@ -65,6 +72,8 @@ def test_flags_win_over_variables() -> None:
         ([*NEEDED, "--drain-delay", "15"], {}, "--drain-delay: write a number with its unit"),
         ([*NEEDED, "--max-watches", "-1"], {}, "--max-watches: '-1' is no number of watches"),
         ([*NEEDED, "--max-watches", "0"], {}, "--max-watches: nothing could be followed with 0"),
+        ([*NEEDED, "--public-registry", "registry"], {}, "--public-registry: 'registry' is no"),
+        ([*NEEDED, "--public-registry", "https://r.example"], {}, "write HOST or HOST:PORT"),
         (NEEDED, {"IMAGEAPI_LOG_LEVEL": "loud"}, "IMAGEAPI_LOG_LEVEL: 'loud' is not a valid"),
     ],
 )

@@ -16,6 +16,7 @@ from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery.errors import Forbidden
 from alauda_imageapi.machinery.metadata import Surroundings
 from alauda_imageapi.machinery.resources import Access, Context
+from alauda_imageapi.machinery.store import Key
 from alauda_registry.kube.client import UserInfo
 from tests.unit.imageapi.apis import (
     DIGEST,
@@ -777,6 +778,25 @@ async def test_the_table_of_streams_shows_the_latest_tags_first(api: Api) -> Non
 
     shown = "v4,v3,a-very-long-name-of-a-tag,v2,v1"
     assert table["rows"][0]["cells"] == ["app", "localhost:5000/team/app", shown, "3 hours ago"]
+
+
+async def test_a_stream_shows_where_others_reach_it(tmp_path: Path) -> None:
+    async with opened(tmp_path, public_registry="registry.example") as api:
+        made = await api.make(STREAMS, stream(dockerImageRepository="quay.io/acme/app"))
+        # What a client has read it sends back, and it is not kept.
+        answer = await api.call("PUT", f"{STREAMS}/app", {**made, "spec": {}})
+        table = await api.get("imagestreams", Accept=TABLE)
+        key = Key("imagestreams", "team", "app")
+        kept = await api.store.get(key)
+
+    assert made["status"] == {
+        "dockerImageRepository": "localhost:5000/team/app",
+        "publicDockerImageRepository": "registry.example/team/app",
+    }
+    assert answer.json()["status"] == made["status"]
+    assert table["rows"][0]["cells"][1] == "registry.example/team/app"
+    assert kept is not None
+    assert kept.object()["status"] == {}
 
 
 async def test_an_image_may_say_of_its_layers_what_it_likes(api: Api) -> None:
