@@ -80,7 +80,7 @@ async def _take(client: S3Client, path: str, found: Composition) -> Composition:
     if any(not piece.name for piece in pieces):
         # The object at the key makes room for what tells of the pieces.
         name = _piece_name()
-        await client.copy(path, path + name)
+        await client.copy(path, path + name, found.size)
         pieces = tuple(replace(piece, name=name) for piece in pieces)
     claimed = replace(found, pieces=pieces, writer=secrets.token_hex(8), is_claimed=True)
     body = claimed.dump()

@@ -30,14 +30,17 @@ from alauda_registry.storage.drivers.s3.errors import (
     refusal,
 )
 from alauda_registry.storage.drivers.s3.signing import EMPTY_SHA256
-from alauda_registry.storage.drivers.s3.transport import Answer, OpenAnswer, Request, Transport
+from alauda_registry.storage.drivers.s3.transport import (
+    SLOWEST_BYTES,
+    Answer,
+    OpenAnswer,
+    Request,
+    Transport,
+)
 
 ATTEMPTS = 5
 DEADLINE_SECONDS = 40.0
-"""All tries of an operation together take no longer; large bodies get more."""
-
-_SLOWEST_BYTES = 1024 * 1024
-"""Bytes a second that a large body is expected to travel at, at least."""
+"""All tries of an operation together take no longer; those that move much get more."""
 
 _PAUSES = (0.05, 3.0)
 _ABORT_PAUSES = (0.0, 0.05, 0.25)
@@ -267,8 +270,13 @@ class S3Client:
         _require(answer, path)
         return answer.headers.get("etag", "")
 
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(self, source: str, target: str, size: int) -> None:
         """Copy an object within the bucket, up to 5 GiB.
+
+        Args:
+            source: Where it is.
+            target: Where the copy is to be.
+            size: The object's, in bytes.
 
         Raises:
             PathNotFound: There is no source.
@@ -278,7 +286,8 @@ class S3Client:
             "x-amz-copy-source": self._source(source),
             "x-amz-metadata-directive": "REPLACE",
         }
-        answer, _ = await self._send(Request("PUT", self.key(target), headers=headers), source)
+        request = Request("PUT", self.key(target), headers=headers, moved=size)
+        answer, _ = await self._send(request, source)
         _require(answer, source)
         self._read(documents.parse_copied, answer, source)
 
@@ -391,18 +400,34 @@ class S3Client:
         return Part(number, etag)
 
     async def copy_part(
-        self, source: str, target: str, upload_id: str, number: int, span: tuple[int, int] | None
+        self,
+        source: str,
+        target: str,
+        upload_id: str,
+        number: int,
+        *,
+        size: int,
+        offset: int | None = None,
     ) -> Part:
-        """Make a part of an object, or of a span of it: offset and length.
+        """Make a part of an object, or of a span of it.
+
+        Args:
+            source: Where the object is.
+            target: Where the multipart upload leads.
+            upload_id: Of the multipart upload.
+            number: Of the part.
+            size: Of the object or the span, in bytes.
+            offset: Where the span begins; None when it is the whole object.
 
         Raises:
             PathNotFound: There is no source, or the multipart upload was aborted.
         """
         headers = {"x-amz-copy-source": self._source(source)}
-        if span is not None:
-            headers["x-amz-copy-source-range"] = f"bytes={span[0]}-{span[0] + span[1] - 1}"
+        if offset is not None:
+            headers["x-amz-copy-source-range"] = f"bytes={offset}-{offset + size - 1}"
         query = {"partNumber": str(number), "uploadId": upload_id}
-        answer, _ = await self._send(Request("PUT", self.key(target), query, headers), source)
+        request = Request("PUT", self.key(target), query, headers, moved=size)
+        answer, _ = await self._send(request, source)
         _require(answer, source)
         return Part(number, self._read(documents.parse_copied, answer, source))
 
@@ -428,8 +453,9 @@ class S3Client:
             {"content-type": "application/xml"},
             (body,),
             hashlib.sha256(body).hexdigest(),
+            size,
         )
-        answer, attempts = await self._send(request, path, size)
+        answer, attempts = await self._send(request, path)
         if answer.status == 404 and attempts > 1:
             _require_absence(answer, path)
             # It may have been completed, and the answer was lost.
@@ -483,7 +509,7 @@ class S3Client:
             path: What errors are about.
             size: How many bytes travel.
         """
-        seconds = DEADLINE_SECONDS + size / _SLOWEST_BYTES
+        seconds = DEADLINE_SECONDS + (size + request.moved) / SLOWEST_BYTES
 
         async def attempt() -> Answer:
             answer = await self.transport.send(request)

@@ -165,7 +165,7 @@ async def compose(
         await client.put(target, ())
         return
     if len(pieces) == 1 and pieces[0].size <= _COPY_MAXIMUM:
-        await client.copy(path + pieces[0].name, target)
+        await client.copy(path + pieces[0].name, target, pieces[0].size)
         return
     spans = [
         (piece, start, min(_COPY_MAXIMUM, piece.size - start))
@@ -177,8 +177,10 @@ async def compose(
 
     async def copy(number: int, piece: Piece, start: int, length: int) -> Part:
         async with limit:
-            span = None if length == piece.size else (start, length)
-            return await client.copy_part(path + piece.name, target, upload_id, number, span)
+            offset = None if length == piece.size else start
+            return await client.copy_part(
+                path + piece.name, target, upload_id, number, size=length, offset=offset
+            )
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -4,6 +4,7 @@ Everything the driver does to a bucket goes through :class:`Transport`, so a tes
 sees each request, and can delay it, lose its answer or end the process before or behind it.
 """
 
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,14 @@ from alauda_registry.storage.drivers.s3.signing import (
 
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 30.0
+SLOWEST_BYTES = 1024 * 1024
+"""Bytes a second that much is expected to move at, at least: to the server, or within it."""
+
 IDLE_SECONDS = 15.0
 """How long an idle connection is kept; servers close theirs after 20 s and more."""
+
+_PROBES = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""A server that is silent for long is asked by the kernel whether it is there still."""
 
 _STREAM_BUFFER = 256 * 1024
 _AT_ONCE = 256 * 1024
@@ -47,6 +54,7 @@ class Request:
         headers: In lower case; those that are not signed are added by HTTP itself.
         body: Its pieces.
         sha256: Of the body, in hex.
+        moved: How many bytes the server moves by itself before it says anything.
     """
 
     method: str
@@ -55,6 +63,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Sequence[bytes] = ()
     sha256: str = EMPTY_SHA256
+    moved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +273,7 @@ class HttpTransport(Transport):
             headers=headers,
             data=data,
             allow_redirects=False,
+            timeout=_timeout(request.moved),
         )
 
     def _opened(self) -> aiohttp.ClientSession:
@@ -273,9 +283,7 @@ class HttpTransport(Transport):
                     limit=self._connections,
                     ssl=self._tls if self._tls is not None else True,
                     keepalive_timeout=IDLE_SECONDS,
-                ),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
+                    socket_factory=_probed_socket,
                 ),
                 headers={"user-agent": self._user_agent},
                 skip_auto_headers=("accept", "accept-encoding", "content-type"),
@@ -325,6 +333,23 @@ def proxy_of(origin: str) -> str | None:
     if proxy_bypass(parts.netloc):
         return None
     return getproxies().get(parts.scheme)
+
+
+def _timeout(moved: int) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=None,
+        sock_connect=CONNECT_SECONDS,
+        sock_read=SILENCE_SECONDS + moved / SLOWEST_BYTES,
+    )
+
+
+def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _PROBES.items():
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
 
 
 async def _pieces(body: Sequence[bytes]) -> AsyncGenerator[bytes | memoryview, None]:

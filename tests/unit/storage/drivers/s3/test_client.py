@@ -2,17 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 import pytest
 from typing_extensions import override
 
 from alauda_registry.storage.driver import DriverError
-from alauda_registry.storage.drivers.s3 import client as clients
+from alauda_registry.storage.drivers.s3 import client as clients, transport as transports
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
+from alauda_registry.storage.drivers.s3.documents import Part
 from alauda_registry.storage.drivers.s3.driver import S3Driver
 from alauda_registry.storage.drivers.s3.errors import Truncated
+from alauda_registry.storage.drivers.s3.parts import MIB
 from alauda_registry.storage.drivers.s3.signing import Keys
 from alauda_registry.storage.drivers.s3.transport import Answer, Endpoint, HttpTransport, Request
 from tests.parts.fake_bucket import BUCKET, FakeBucket, FakeTransport, Refused
@@ -45,6 +48,14 @@ class Edited(FakeTransport):
     async def send(self, request: Request) -> Answer:
         answer = await super().send(request)
         return Answer(answer.status, self._edit(answer.headers), answer.body)
+
+
+def transport_to(server: asyncio.Server) -> HttpTransport:
+    port = server.sockets[0].getsockname()[1]
+    endpoint = Endpoint(f"http://127.0.0.1:{port}", BUCKET, path_style=True)
+    return HttpTransport(
+        endpoint, endpoint, "us-east-1", KEYS, tls=None, connections=2, user_agent="tests"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,11 +124,7 @@ async def test_no_request_is_sent_twice_without_our_knowing() -> None:
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    endpoint = Endpoint(f"http://127.0.0.1:{port}", BUCKET, path_style=True)
-    transport = HttpTransport(
-        endpoint, endpoint, "us-east-1", KEYS, tls=None, connections=2, user_agent="tests"
-    )
+    transport = transport_to(server)
     async with server:
         await transport.send(Request("PUT", "a"))
         # On the connection that was used, which is closed without an answer.
@@ -126,3 +133,81 @@ async def test_no_request_is_sent_twice_without_our_knowing() -> None:
         await transport.aclose()
 
     assert [head.split()[1] for head in came] == [b"/images/a", b"/images/b"]
+
+
+class Slow:
+    """A server that takes its time, and says nothing meanwhile."""
+
+    def __init__(self, seconds: float, body: bytes) -> None:
+        self._seconds = seconds
+        self._answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        self._exchanges: list[asyncio.Task[None]] = []
+        self.timers: list[str] = []
+
+    def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._exchanges.append(asyncio.ensure_future(self._answer_late(reader, writer)))
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*self._exchanges)
+
+    async def _answer_late(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            self.timers.append(_timer_of(writer.get_extra_info("peername")[1]))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await reader.read()
+            writer.write(self._answer)
+        writer.close()
+
+
+def _timer_of(port: int) -> str:
+    """Return which timer the kernel has running for the connection from a port."""
+    for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, _, _, timer, *_ = line.split()
+        if local.endswith(f":{port:04X}"):
+            return timer.partition(":")[0]
+    raise AssertionError("there is no such connection")
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        (
+            lambda client: client.complete_multipart("/a", "id", [Part(1, '"x"')], 3 * MIB),
+            b"<CompleteMultipartUploadResult/>",
+        ),
+        (
+            lambda client: client.copy("/a", "/b", 3 * MIB),
+            b"<CopyObjectResult><ETag>x</ETag></CopyObjectResult>",
+        ),
+        (
+            lambda client: client.copy_part("/a", "/b", "id", 1, size=3 * MIB),
+            b"<CopyPartResult><ETag>x</ETag></CopyPartResult>",
+        ),
+    ],
+    ids=["complete", "copy", "copy a part"],
+)
+async def test_a_server_that_moves_much_is_waited_for(
+    operation: Callable[[S3Client], Awaitable[object]],
+    body: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transports, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(clients, "DEADLINE_SECONDS", 0.2)
+    slow = Slow(0.7, body)
+    server = await asyncio.start_server(slow.serve, "127.0.0.1", 0)
+    transport = transport_to(server)
+    async with server:
+        await operation(S3Client(transport, BUCKET, KEYS))
+        # Another request would have it do all of the work once more.
+        assert len(slow.timers) == 1
+        with pytest.raises(DriverError):
+            await S3Client(transport, BUCKET, KEYS).get("/a")
+        await transport.aclose()
+        await slow.aclose()
+
+    # The kernel looks whether the server is there meanwhile.
+    assert set(slow.timers) == {"02"}
