@@ -14,7 +14,7 @@ from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.errors import SizeInvalid
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.storage.driver import Busy, DriverError
-from alauda_registry.storage.drivers.s3 import appending
+from alauda_registry.storage.drivers.s3 import appending, files
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
 from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
@@ -36,7 +36,7 @@ class Troubled(FakeTransport):
     """A server that takes its time to copy, and most of it for who is not the first.
 
     Attributes:
-        lost: Of how many writes to come the answers are lost.
+        lost: Of how many conditional writes to come the answers are lost.
         doubles: Whether something on the way sends conditional writes twice.
     """
 
@@ -45,11 +45,12 @@ class Troubled(FakeTransport):
 
     @override
     async def send(self, request: Request) -> Answer:
-        if self.lost and request.method == "PUT":
+        is_conditional = bool(request.headers.keys() & {"if-match", "if-none-match"})
+        if self.lost and is_conditional:
             self.lost -= 1
             await super().send(request)
             raise TimeoutError
-        if self.doubles and request.headers.keys() & {"if-match", "if-none-match"}:
+        if self.doubles and is_conditional:
             await super().send(request)
         if "x-amz-copy-source" in request.headers:
             first, *_ = self._bucket.uploads
@@ -287,3 +288,98 @@ async def test_no_pieces_are_left_of_what_was_deleted_meanwhile(bucket: FakeBuck
     await writer.close()
 
     assert not bucket.objects
+
+
+@pytest.mark.parametrize("ends", ["goes on", "breaks off"])
+async def test_a_writer_knows_its_own_renewals_again_that_nobody_told_it_of(
+    bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(appending, "RENEWAL_SECONDS", 0.05)
+    transport = Troubled(bucket)
+    repository = Registry(driver_of(bucket, transport=transport)).repository(NAME)
+    session = await repository.uploads.start()
+    content = bytes(range(256)) * 4096 * 18
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        async for chunk in chunks_of(content[: 9 * MIB]):
+            yield chunk
+        transport.lost = 10_000
+        await asyncio.sleep(0.3)
+        if ends == "breaks off":
+            transport.lost = 0
+            raise ConnectionResetError
+        transport.lost = 0
+        await asyncio.sleep(0.3)
+        async for chunk in chunks_of(content[9 * MIB :]):
+            yield chunk
+
+    if ends == "breaks off":
+        with pytest.raises(ConnectionResetError):
+            await session.append(Piece(body(), 0, len(content)))
+    else:
+        await session.append(Piece(body(), 0, len(content)))
+
+    session = await repository.uploads.resume(session.id)
+    assert session.size == (9 * MIB if ends == "breaks off" else len(content))
+    # At once, as nothing is claimed any more.
+    await session.commit(
+        digest_of(content), Piece(chunks_of(content[session.size :]), session.size)
+    )
+    assert await repository.blobs.stat(digest_of(content)) == len(content)
+    assert not [key for key in bucket.objects if session.id in key]
+
+
+async def test_a_claim_that_can_not_be_renewed_ends_with_its_writer(
+    bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "RENEWAL_SECONDS", 0.05)
+    transport = Troubled(bucket)
+    driver = driver_of(bucket, transport=transport)
+    writer = await driver.append("/file", create=True, wait=0)
+    await writer.write([bytes(6 * MIB)])
+    transport.doubles = True
+    await asyncio.sleep(0.2)
+    transport.doubles = False
+    with contextlib.suppress(Busy):
+        await writer.close()
+
+    await (await driver.append("/file", create=False, wait=0)).close()
+
+
+async def test_what_another_writer_took_over_stays_his(
+    bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = await driver_of(bucket).append("/file", create=True, wait=0)
+    await writer.write([bytes(6 * MIB)])
+    monkeypatch.setattr(files, "CLAIM_SECONDS", -5.0)
+    heir = await driver_of(bucket).append("/file", create=False, wait=0)
+    monkeypatch.undo()
+    with pytest.raises(Busy):
+        await writer.sync()
+    await writer.close()
+
+    with pytest.raises(Busy):
+        await driver_of(bucket).append("/file", create=False, wait=0)
+    await heir.write([b"content"])
+    await heir.sync()
+    await heir.close()
+    assert await driver_of(bucket).read("/file") == b"content"
+
+
+async def test_what_another_writer_has_synced_since_is_not_written_over(
+    bucket: FakeBucket,
+) -> None:
+    first = await driver_of(bucket).append("/file", create=True, wait=0)
+    await first.write([b"first"])
+    await first.sync()
+    second = await driver_of(bucket).append("/file", create=False, wait=0)
+    await second.write([b" and second"])
+    await second.sync()
+    await second.close()
+
+    # Nothing was written since, and neither of them is writing any more.
+    with pytest.raises(Busy):
+        await first.sync()
+    await first.close()
+
+    assert await driver_of(bucket).read("/file") == b"first and second"

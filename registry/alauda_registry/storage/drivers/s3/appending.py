@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 RENEWAL_SECONDS = 8.0
 EVEN_PIECES = 64
 """They grow late: many small ones are sent while more arrives, and copied at once at the end."""
+
+_TRIES = 3
+"""How often what a file is made of is written down over what proves to be ours as well."""
 
 _POLL_SECONDS = (0.05, 0.5)
 
@@ -230,9 +233,11 @@ class Appender(FileWriter, Sink):
                     with contextlib.suppress(PathNotFound):
                         await self._save(b"", writer="")
         finally:
+            if not self._saved.is_claimed and self._saved.writer:
+                await drop(_give_up(self._client, self._path, self._saved.writer))
             if self._stream is not None:
                 await self._stream.drop()
-            left_over = self._made - {piece.name for piece in self._saved.pieces}
+            left_over = self._made - _names(self._saved.pieces)
             if left_over:
                 await drop(self._client.delete(*(self._path + name for name in left_over)))
 
@@ -277,47 +282,70 @@ class Appender(FileWriter, Sink):
             PathNotFound: The file is gone.
         """
         async with self._saving:
-            pieces = self._pieces()
-            is_behind = sum(piece.size for piece in pieces) < self._saved.size
-            if is_behind and self._stream is not None:
-                # The last piece was begun anew, and is not there yet.
-                pieces = self._saved.pieces
-            new = replace(
-                self._saved, pieces=pieces, writer=writer, is_claimed=bool(writer), note=note
-            )
-            body = new.dump()
-            try:
-                etag = await self._client.put(
-                    self._path, (body,), pieces_size=new.size, instead_of=self._saved.etag
-                )
-            except Conflict as conflict:
+            for _ in range(_TRIES):
+                try:
+                    gone = await self._put_down(note, writer)
+                except Conflict:
+                    await self._catch_up()
+                else:
+                    break
+            else:
                 self._saved = replace(self._saved, is_claimed=False)
-                await self._keep_unless_gone(pieces)
-                raise Busy(driver=NAME, path=self._path) from conflict
-            except BaseException:
-                # It may have had its effect, and then the file is made of these.
-                self._made -= {piece.name for piece in pieces}
-                raise
-            gone = {piece.name for piece in self._saved.pieces} - {piece.name for piece in pieces}
-            self._saved = replace(new, etag=etag)
+                self._made -= _names(self._pieces())
+                raise Busy(driver=NAME, path=self._path)
         if gone:
             self._made -= gone
             await drop(self._client.delete(*(self._path + name for name in gone)))
 
-    async def _keep_unless_gone(self, pieces: Sequence[Piece]) -> None:
-        """Let pieces be that the file may be made of: something may have sent our list twice.
+    async def _put_down(self, note: bytes, writer: str) -> set[str]:
+        """Write it down over what we know to be there, and return which pieces that tells not of.
 
         Raises:
-            PathNotFound: There is no file that could be made of them.
+            Conflict: Something else is there.
         """
+        pieces = self._pieces()
+        is_behind = sum(piece.size for piece in pieces) < self._saved.size
+        if is_behind and self._stream is not None:
+            # The last piece was begun anew, and is not there yet.
+            pieces = self._saved.pieces
+        new = replace(self._saved, pieces=pieces, writer=writer, is_claimed=bool(writer), note=note)
         try:
-            await self._client.head(self._path)
+            etag = await self._client.put(
+                self._path, (new.dump(),), pieces_size=new.size, instead_of=self._saved.etag
+            )
+        except Conflict:
+            raise
+        except BaseException:
+            # It may have had its effect, and then the file is made of these.
+            self._made -= _names(pieces)
+            raise
+        gone = _names(self._saved.pieces) - _names(pieces)
+        self._saved = replace(new, etag=etag)
+        return gone
+
+    async def _catch_up(self) -> None:
+        """Go on from what is there, if that was written in our name without our being told.
+
+        Raises:
+            Busy: Somebody else has taken the file over.
+            PathNotFound: The file is gone.
+        """
+        mine = self._saved.writer
+        try:
+            found = await load(self._client, self._path)
         except PathNotFound:
+            self._saved = replace(self._saved, writer="", is_claimed=False)
             raise
-        except DriverError:
-            self._made -= {piece.name for piece in pieces}
+        except BaseException:
+            # Something may have sent our list twice, and then the file is made of these.
+            self._made -= _names(self._pieces())
             raise
-        self._made -= {piece.name for piece in pieces}
+        if mine and found.writer == mine:
+            self._saved = replace(found, is_claimed=True)
+            return
+        self._made -= _names(self._pieces())
+        self._saved = replace(self._saved, writer="", is_claimed=False)
+        raise Busy(driver=NAME, path=self._path)
 
     async def _claim_again(self) -> None:
         """Go on writing after a sync, if nobody else came in between.
@@ -341,6 +369,10 @@ class Appender(FileWriter, Sink):
                 continue
             with contextlib.suppress(DriverError):
                 await see_through(self._save(b"", writer=self._saved.writer))
+
+
+def _names(pieces: Iterable[Piece]) -> set[str]:
+    return {piece.name for piece in pieces}
 
 
 def _piece_name() -> str:
