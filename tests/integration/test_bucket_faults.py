@@ -7,6 +7,7 @@ is left.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -145,9 +146,21 @@ def spoiled(bucket: s3.Bucket, directory: Path) -> Iterator[Spoiled]:
             journey = Journey(client)
             journey.prepare()
             yield Spoiled(bucket, before, journey, server.log)
+        assert_no_upload_is_left(bucket, before)
     sweep(bucket, directory / "sweeping")
     assert_nothing_dangles(bucket)
     assert unfinished(bucket) == []
+
+
+def assert_no_upload_is_left(bucket: s3.Bucket, before: Proxy) -> None:
+    """See that no multipart upload is left but those whose beginning was not told as it was."""
+    untold = Counter(
+        seen.request.key
+        for seen in before.seen
+        if seen.request.operation == "CreateMultipartUpload" and seen.spoiled_by is not None
+    )
+    left = Counter(upload.key for upload in bucket.uploads())
+    assert left - untold == Counter(), "before anything is swept"
 
 
 def sweep(bucket: s3.Bucket, directory: Path) -> None:

@@ -126,6 +126,8 @@ class BucketProof:
             except Broken as broken:
                 broken.add_note(_describe(history, past, place))
                 raise
+        if deaths == 0 and trouble.lost == 0 and past.bucket.uploads:
+            raise Broken("whoever lives and is answered leaves no upload", past.bucket.uploads)
         if deaths == 0 and past.states and hollow_tags(past.states[-1]):
             raise Broken("whoever lives leaves no tag that leads to nothing", past.effects[-1])
         if seen_by_deletion := hollow_in_spite_of_deletion(history, past):
@@ -247,6 +249,8 @@ async def _go_on_later(state: Objects, expected: Expected, manner: Manner) -> No
     check_answers(known, everything)
     values = everything.values | {one: {HERE} for one in pushed}
     check_tree(tree_of(bucket.objects), Expected(values, everything.blobs, []))
+    if bucket.uploads:
+        raise Broken("whoever lives leaves no multipart upload", bucket.uploads)
     await Registry(driver, _EXPIRING).expire_uploads()
     left = [path for path in bucket.objects if "/_uploads/" in path or "~" in path]
     if left or bucket.uploads:

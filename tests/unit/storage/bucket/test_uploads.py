@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import time
 from collections.abc import AsyncGenerator
 from datetime import timedelta
@@ -11,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 from alauda_registry.oci.digest import Algorithm, Digest
-from alauda_registry.oci.errors import SizeInvalid
+from alauda_registry.oci.errors import BlobUploadUnknown, SizeInvalid
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.storage.driver import Busy, DriverError
 from alauda_registry.storage.drivers.s3 import appending, files
@@ -383,3 +384,61 @@ async def test_what_another_writer_has_synced_since_is_not_written_over(
     await first.close()
 
     assert await driver_of(bucket).read("/file") == b"first and second"
+
+
+class Left(FakeTransport):
+    """A server whose client goes away at a request, before it has its effect or behind it.
+
+    Attributes:
+        at: The number of the request.
+        client: Who goes.
+    """
+
+    at = 0
+    client: "asyncio.Future[None] | None" = None
+
+    def __init__(self, bucket: FakeBucket, *, before: bool) -> None:
+        super().__init__(bucket)
+        self._before = before
+
+    @override
+    async def send(self, request: Request) -> Answer:
+        self.at -= 1
+        goes = self.client if self.at == 0 else None
+        if goes is not None and self._before:
+            goes.cancel()
+        await asyncio.sleep(0)
+        answer = await super().send(request)
+        if goes is not None:
+            goes.cancel()
+        await asyncio.sleep(0)
+        return answer
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
+async def test_no_multipart_upload_is_left_by_whom_goes_while_a_session_ends(
+    bucket: FakeBucket, *, before: bool
+) -> None:
+    content = bytes(range(256)) * 4096 * 11
+    repository = repository_of(bucket)
+    for number in itertools.count(1):
+        session = await repository.uploads.start()
+        await session.append(Piece(chunks_of(content), 0))
+        transport = Left(bucket, before=before)
+        other = Registry(driver_of(bucket, transport=transport)).repository(NAME)
+        resumed = await other.uploads.resume(session.id)
+        nothing = Piece(chunks_of(b""), len(content), 0)
+        ending = asyncio.ensure_future(resumed.commit(digest_of(content), nothing))
+        transport.at, transport.client = number, ending
+        await asyncio.wait([ending])
+
+        assert not bucket.uploads, f"by who goes at request {number}"
+        if not ending.cancelled():
+            break
+        # A second one finds the session as it was, or the blob in its place.
+        with contextlib.suppress(BlobUploadUnknown):
+            await session.commit(digest_of(content), Piece(chunks_of(b""), len(content), 0))
+        assert await repository.blobs.stat(digest_of(content)) == len(content)
+        await repository.blobs.delete(digest_of(content))
+        bucket.objects.clear()
+    assert number > 6

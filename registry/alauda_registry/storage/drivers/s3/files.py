@@ -172,8 +172,12 @@ async def compose(
         for piece in pieces
         for start in range(0, piece.size, _COPY_MAXIMUM)
     ]
-    upload_id = await client.begin_multipart(target)
     limit = asyncio.Semaphore(copies_at_once)
+    upload_id = ""
+
+    async def begin() -> None:
+        nonlocal upload_id
+        upload_id = await client.begin_multipart(target)
 
     async def copy(number: int, piece: Piece, start: int, length: int) -> Part:
         async with limit:
@@ -183,12 +187,15 @@ async def compose(
             )
 
     try:
+        # Shielded, as an upload whose identifier nobody knows can't be aborted.
+        await see_through(begin())
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(copy(number, *span)) for number, span in enumerate(spans, 1)]
         size = sum(piece.size for piece in pieces)
         await client.complete_multipart(target, upload_id, [task.result() for task in tasks], size)
     except BaseException as error:
-        await see_through(drop(client.abort_multipart(target, upload_id)))
+        if upload_id:
+            await see_through(drop(client.abort_multipart(target, upload_id)))
         if isinstance(error, BaseExceptionGroup):
             raise error.exceptions[0] from error
         raise
