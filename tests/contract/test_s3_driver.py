@@ -373,6 +373,19 @@ async def test_only_what_is_old_and_ours_is_dropped(driver: S3Driver, bucket: s3
     bucket.abort(other)
 
 
+async def test_what_still_gets_parts_is_not_dropped(driver: S3Driver, bucket: s3.Bucket) -> None:
+    upload = bucket.start_upload(f"{ROOT}/docker/registry/v2/blobs/x")
+    await asyncio.sleep(3)
+    bucket.put_part(upload, 1, b"part")
+
+    dropped = [await driver.drop_unfinished("/docker/registry/v2", timedelta(seconds=2))]
+    await asyncio.sleep(4)
+    dropped.append(await driver.drop_unfinished("/docker/registry/v2", timedelta(seconds=2)))
+
+    assert dropped == [0, 1]
+    assert bucket.uploads() == []
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_url_is_good_for_its_method_and_needs_no_key(driver: S3Driver, method: str) -> None:
     await driver.publish(Write(PATH, b"content"))

@@ -58,7 +58,7 @@ class Multipart:
     key: str
     initiated_at: float
     metadata: Mapping[str, str]
-    parts: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    parts: dict[int, tuple[str, bytes, float]] = field(default_factory=dict)
 
 
 class FakeBucket:
@@ -131,6 +131,7 @@ class FakeBucket:
             return self._begin
         if "uploadId" in query:
             return {
+                "GET": self._list_parts,
                 "PUT": self._put_part,
                 "POST": self._complete,
                 "DELETE": self._abort,
@@ -269,6 +270,21 @@ class FakeBucket:
         ]
         return _document("ListMultipartUploadsResult", "".join(found))
 
+    def _list_parts(self, request: Request) -> Answer:
+        after = int(request.query.get("part-number-marker", "0"))
+        parts = sorted(self._upload(request).parts.items())
+        left = [(number, part) for number, part in parts if number > after]
+        page = left[: self._page_size]
+        found = [
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag><LastModified>"
+            f"{datetime.fromtimestamp(moment, UTC).isoformat()}</LastModified></Part>"
+            for number, (etag, _, moment) in page
+        ]
+        found.append(f"<IsTruncated>{str(len(page) < len(left)).lower()}</IsTruncated>")
+        if page:
+            found.append(f"<NextPartNumberMarker>{page[-1][0]}</NextPartNumberMarker>")
+        return _document("ListPartsResult", "".join(found))
+
     def _begin(self, request: Request) -> Answer:
         self._numbers += 1
         name = f"upload-{self._numbers}"
@@ -288,7 +304,7 @@ class FakeBucket:
         if span := request.headers.get("x-amz-copy-source-range"):
             first, _, last = span.removeprefix("bytes=").partition("-")
             content = content[int(first) : int(last) + 1]
-        upload.parts[number] = _etag(content), content
+        upload.parts[number] = _etag(content), content, self._clock()
         if source:
             return _document("CopyPartResult", f"<ETag>{escape(_etag(content))}</ETag>")
         return Answer(200, {"etag": _etag(content)}, b"")

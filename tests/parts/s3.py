@@ -131,6 +131,16 @@ class Bucket:
         answer = self.client.create_multipart_upload(Bucket=self.name, Key=key)
         return Upload(key, answer["UploadId"])
 
+    def put_part(self, upload: Upload, number: int, content: bytes) -> None:
+        """Give a multipart upload a part."""
+        self.client.upload_part(
+            Bucket=self.name,
+            Key=upload.key,
+            UploadId=upload.id,
+            PartNumber=number,
+            Body=content,
+        )
+
     def abort(self, upload: Upload) -> None:
         """Abort a multipart upload."""
         self.client.abort_multipart_upload(Bucket=self.name, Key=upload.key, UploadId=upload.id)

@@ -14,11 +14,12 @@ from typing_extensions import override
 from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.errors import BlobUploadUnknown, SizeInvalid
 from alauda_registry.oci.reference import RepositoryName
-from alauda_registry.storage.driver import Busy, DriverError
+from alauda_registry.storage.driver import Busy, DriverError, Unreachable
 from alauda_registry.storage.drivers.s3 import appending, files
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
 from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
+from alauda_registry.storage.drivers.s3.errors import Ended
 from alauda_registry.storage.drivers.s3.parts import MIB
 from alauda_registry.storage.drivers.s3.signing import Keys
 from alauda_registry.storage.drivers.s3.transport import Answer, Request
@@ -442,3 +443,70 @@ async def test_no_multipart_upload_is_left_by_whom_goes_while_a_session_ends(
         await repository.blobs.delete(digest_of(content))
         bucket.objects.clear()
     assert number > 6
+
+
+async def test_an_upload_that_still_gets_parts_is_not_swept_however_long_ago_it_began() -> None:
+    ages = [timedelta(days=2)]
+    bucket = FakeBucket(lambda: time.time() - ages[-1].total_seconds())
+    repository, sweeper = repository_of(bucket), Registry(driver_of(bucket))
+    content = bytes(30 * MIB)
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        async for chunk in chunks_of(content[: 10 * MIB]):
+            yield chunk
+        await asyncio.sleep(0.05)
+        ages.append(timedelta())
+        async for chunk in chunks_of(content[10 * MIB : 20 * MIB]):
+            yield chunk
+        await asyncio.sleep(0.05)
+        await sweeper.expire_uploads()
+        async for chunk in chunks_of(content[20 * MIB :]):
+            yield chunk
+
+    session = await repository.uploads.start()
+    await session.commit(digest_of(content), Piece(body(), 0, len(content)))
+    assert await repository.blobs.stat(digest_of(content)) == len(content)
+
+    ages.append(timedelta(days=2))
+    writer = await driver_of(bucket).create("/docker/registry/v2/some")
+    await writer.write([content])
+    await asyncio.sleep(0.05)
+    assert len(bucket.uploads) == 1
+    await sweeper.expire_uploads()
+    assert not bucket.uploads
+    await writer.abort()
+
+
+@pytest.mark.parametrize("way", ["POST", "PUT", "closing PUT"])
+async def test_a_push_whose_multipart_upload_is_ended_by_others_can_be_made_again(
+    bucket: FakeBucket, way: str
+) -> None:
+    repository = repository_of(bucket)
+    content = bytes(20 * MIB)
+    digest = digest_of(content)
+    session = await repository.uploads.start()
+    if way == "closing PUT":
+        await session.append(Piece(chunks_of(content), 0))
+
+    async def push() -> None:
+        if way == "POST":
+            await repository.uploads.take(digest, Piece(chunks_of(content)))
+        elif way == "PUT":
+            await session.commit(digest, Piece(chunks_of(content), 0))
+        else:
+            await session.commit(digest, Piece(chunks_of(b""), len(content), 0))
+
+    def end(request: Request) -> None:
+        if "partNumber" in request.query:
+            bucket.uploads.clear()
+
+    bucket.on_effect = end
+    with pytest.raises(Ended) as caught:
+        await push()
+    # Which is a 503.
+    assert isinstance(caught.value, Unreachable)
+
+    bucket.on_effect = lambda _: None
+    await push()
+    assert await repository.blobs.stat(digest) == len(content)
+    assert not bucket.uploads

@@ -5,6 +5,7 @@ may have done: a conditional write that is refused then may have been refused be
 """
 
 import asyncio
+import contextlib
 import hashlib
 import random
 from base64 import b64encode
@@ -389,7 +390,7 @@ class S3Client:
         """Upload a part.
 
         Raises:
-            PathNotFound: The multipart upload was aborted.
+            Ended: The multipart upload was aborted.
         """
         query = {"partNumber": str(number), "uploadId": upload_id}
         request = Request("PUT", self.key(path), query, {}, body, sha256)
@@ -420,7 +421,8 @@ class S3Client:
             offset: Where the span begins; None when it is the whole object.
 
         Raises:
-            PathNotFound: There is no source, or the multipart upload was aborted.
+            Ended: The multipart upload was aborted.
+            PathNotFound: There is no source.
         """
         headers = {"x-amz-copy-source": self._source(source)}
         if offset is not None:
@@ -443,7 +445,7 @@ class S3Client:
             size: What they come to, in bytes.
 
         Raises:
-            PathNotFound: The multipart upload was aborted.
+            Ended: The multipart upload was aborted.
         """
         body = documents.render_parts(parts)
         request = Request(
@@ -459,10 +461,29 @@ class S3Client:
         if answer.status == 404 and attempts > 1:
             _require_absence(answer, path)
             # It may have been completed, and the answer was lost.
-            if (await self.head(path)).size == size:
-                return
+            with contextlib.suppress(PathNotFound):
+                if (await self.head(path)).size == size:
+                    return
         _require(answer, path)
         self._read(documents.parse_completed, answer, path)
+
+    async def newest_part(self, path: str, upload_id: str) -> datetime | None:
+        """Return when a multipart upload got a part the last time; None when it has none.
+
+        Raises:
+            Ended: It is over.
+        """
+        newest: datetime | None = None
+        marker: str | None = ""
+        while marker is not None:
+            query = {"uploadId": upload_id}
+            if marker:
+                query["part-number-marker"] = marker
+            answer, _ = await self._send(Request("GET", self.key(path), query), path)
+            _require(answer, path)
+            moments, marker = self._read(documents.parse_parts, answer, path)
+            newest = max([*moments, *([newest] if newest else [])], default=None)
+        return newest
 
     async def abort_multipart(self, path: str, upload_id: str) -> None:
         """Drop a multipart upload with its parts; one that is over does not matter.
@@ -574,11 +595,12 @@ def _require(answer: Answer, path: str) -> None:
 
     Raises:
         DriverError: It was refused.
+        Ended: There is no such multipart upload.
         PathNotFound: There is nothing.
     """
     if answer.status < 300:
         return
-    if answer.status == 404:
+    if answer.status == 404 and documents.parse_error(answer.body)[0] != "NoSuchUpload":
         _require_absence(answer, path)
         raise PathNotFound(driver=NAME, path=path)
     raise _unforeseen(answer, path)

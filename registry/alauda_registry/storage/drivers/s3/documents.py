@@ -117,6 +117,18 @@ def parse_uploads(body: bytes) -> tuple[list[MultipartUpload], tuple[str, str] |
     return uploads, markers if _text(root, "IsTruncated") == "true" and any(markers) else None
 
 
+def parse_parts(body: bytes) -> tuple[list[datetime], str | None]:
+    """Read an answer to ListParts: when those of a page came, and the marker of the next.
+
+    Raises:
+        Unreadable: It is something else.
+    """
+    root = _parse(body, "ListPartsResult")
+    moments = [_time(_text(child, "LastModified")) for child in root if _name(child) == "Part"]
+    more = _text(root, "IsTruncated") == "true"
+    return moments, _required(root, "NextPartNumberMarker") if more else None
+
+
 def parse_upload_id(body: bytes) -> str:
     """Read an answer to CreateMultipartUpload.
 

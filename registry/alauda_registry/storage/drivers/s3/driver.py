@@ -42,7 +42,7 @@ from alauda_registry.storage.drivers.s3.appending import Appender, claim
 from alauda_registry.storage.drivers.s3.client import Conflict, S3Client
 from alauda_registry.storage.drivers.s3.direct import DirectWriter
 from alauda_registry.storage.drivers.s3.documents import Entry, Listing
-from alauda_registry.storage.drivers.s3.errors import NAME, failure
+from alauda_registry.storage.drivers.s3.errors import NAME, Ended, failure
 from alauda_registry.storage.drivers.s3.files import (
     Composition,
     FileSnapshot,
@@ -340,12 +340,19 @@ class S3Driver(StorageDriver, ObjectStore):
         uploads = await self.client.uploads(f"{path}/")
         dropped = 0
         for upload in uploads:
-            if upload.initiated_at < horizon:
-                try:
-                    await self.client.abort_multipart(self.client.path(upload.key), upload.id)
+            if upload.initiated_at >= horizon:
+                continue
+            target = self.client.path(upload.key)
+            try:
+                newest = await self.client.newest_part(target, upload.id)
+                # One that still gets parts is in use, however long ago it began.
+                if newest is None or newest < horizon:
+                    await self.client.abort_multipart(target, upload.id)
                     dropped += 1
-                except DriverError as error:
-                    logger.error("a multipart upload is not dropped: %s", error)
+            except Ended:
+                continue
+            except DriverError as error:
+                logger.error("a multipart upload is not dropped: %s", error)
         return dropped
 
     def _snapshot(self, path: str, composition: Composition) -> FileSnapshot:

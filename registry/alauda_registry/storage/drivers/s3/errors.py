@@ -35,6 +35,12 @@ class Truncated(Unreachable):
     code = "TRUNCATED"
 
 
+class Ended(Unreachable):
+    """The server does not know a multipart upload any more that was in use."""
+
+    code = "UPLOAD_ENDED"
+
+
 class Untrusted(Unreachable):
     """The server's certificate is not one to trust."""
 
@@ -86,6 +92,10 @@ _CERTIFICATE = (
 _SLOW = "the S3 server asks for fewer requests: wait, or raise its limits"
 _AWAY = "the S3 server does not answer: look at it, the network, and storage.s3.regionendpoint"
 _SICK = "the S3 server answers with errors of its own: look at its log"
+_ENDED = (
+    "something ended a multipart upload that was in use: look for a lifecycle rule of the bucket, "
+    "and for a registry with a short storage.maintenance.uploadpurging.age, then push again"
+)
 _FULL = "the S3 server has no room left: free space or add some"
 _QUOTA = "the bucket is at its quota: free space or raise the quota"
 
@@ -167,6 +177,9 @@ def refusal(status: int, code: str, message: str, path: str) -> DriverError:
     elif code in _SPOILT:
         error = Truncated(text, driver=NAME, path=path)
         error.advice = _SICK
+    elif code == "NoSuchUpload":
+        error = Ended(text, driver=NAME, path=path)
+        error.advice = _ENDED
     elif status == 404 and not code:
         error = Unreachable(f"{text} not S3's", driver=NAME, path=path)
         error.advice = _AWAY

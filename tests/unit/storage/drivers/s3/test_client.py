@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
 from alauda_registry.storage.drivers.s3.documents import Part
 from alauda_registry.storage.drivers.s3.driver import S3Driver
-from alauda_registry.storage.drivers.s3.errors import Truncated
+from alauda_registry.storage.drivers.s3.errors import Ended, Truncated
 from alauda_registry.storage.drivers.s3.parts import MIB
 from alauda_registry.storage.drivers.s3.signing import Keys
 from alauda_registry.storage.drivers.s3.transport import Answer, Endpoint, HttpTransport, Request
@@ -133,6 +134,26 @@ async def test_no_request_is_sent_twice_without_our_knowing() -> None:
         await transport.aclose()
 
     assert [head.split()[1] for head in came] == [b"/images/a", b"/images/b"]
+
+
+async def test_the_newest_part_is_found_on_whichever_page_it_is() -> None:
+    moments = iter(range(1_700_000_000, 1_800_000_000))
+    bucket = FakeBucket(lambda: next(moments), page_size=2)
+    client = S3Client(FakeTransport(bucket), BUCKET, KEYS)
+    upload_id = await client.begin_multipart("/a")
+    assert await client.newest_part("/a", upload_id) is None
+
+    for number in (5, 2, 4, 1, 3):
+        await client.put_part(
+            "/a", upload_id, number, [b"part"], hashlib.sha256(b"part").hexdigest()
+        )
+
+    (upload,) = bucket.uploads.values()
+    newest = await client.newest_part("/a", upload_id)
+    assert newest is not None
+    assert newest.timestamp() == upload.parts[3][2]
+    with pytest.raises(Ended):
+        await client.newest_part("/a", "another")
 
 
 class Slow:

@@ -7,6 +7,7 @@ import pytest
 
 from alauda_registry.storage.driver import DriverError, OutOfSpace, Unreachable
 from alauda_registry.storage.drivers.s3.errors import (
+    Ended,
     Refused,
     Throttled,
     TimedOut,
@@ -29,6 +30,7 @@ from alauda_registry.storage.drivers.s3.errors import (
         (403, "RequestTimeTooSkewed", Refused, "clock"),
         (400, "ExpiredToken", Refused, "expired"),
         (404, "NoSuchBucket", Refused, "storage.s3.bucket"),
+        (404, "NoSuchUpload", Ended, "uploadpurging.age"),
         (404, "", Unreachable, "storage.s3.regionendpoint"),
         (301, "PermanentRedirect", Refused, "storage.s3.region"),
         (400, "AuthorizationHeaderMalformed", Refused, "storage.s3.region"),
