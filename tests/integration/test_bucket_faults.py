@@ -210,6 +210,21 @@ def test_a_success_that_turns_out_a_failure_is_tried_again(
         registry_.end_well()
 
 
+@pytest.mark.parametrize(
+    ("code", "times", "status"),
+    [("SlowDown", 2, 204), ("NoSuchKey", None, 204), ("AccessDenied", None, 503)],
+)
+def test_a_key_that_is_refused_among_others_is_told_as_if_it_were_alone(
+    code: str, times: int | None, status: int, bucket: s3.Bucket, tmp_path: Path
+) -> None:
+    with spoiled(bucket, tmp_path) as registry_:
+        rule = registry_.proxy.add(toxics.KeyRefusal(code), "DeleteObjects", times=times)
+        failed = registry_.attempt(registry_.journey.steps()["cancel an upload"])
+        told = failed.answer.status_code if failed is not None and failed.answer else 204
+        assert (told, rule.hits) == (status, times or 1)
+        registry_.end_well()
+
+
 @pytest.mark.parametrize("toxic", [toxics.GarbledBody(), toxics.WrongETag()], ids=repr)
 def test_bytes_of_others_are_never_taken_for_the_right_ones(
     toxic: Toxic, bucket: s3.Bucket, tmp_path: Path

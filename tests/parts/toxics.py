@@ -134,6 +134,29 @@ class Refusal(Toxic):
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRefusal(Toxic):
+    """Of the keys that DeleteObjects names one is refused, in an answer that is a success.
+
+    Attributes:
+        code: S3's, such as ``AccessDenied``.
+    """
+
+    code: str
+
+    @override
+    async def act(self, exchange: Exchange) -> None:
+        await exchange.read_request()
+        body = (
+            '<?xml version="1.0" encoding="UTF-8"?>\n'
+            '<DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<Error><Key>a</Key><Code>{self.code}</Code><Message>as the test wants it</Message>"
+            "</Error></DeleteResult>"
+        ).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        await exchange.answer(head + body)
+
+
+@dataclass(frozen=True, slots=True)
 class GarbledBody(Toxic):
     """The body of the answer has its length, and other bytes."""
 

@@ -534,10 +534,8 @@ class S3Client:
 
         async def attempt() -> Answer:
             answer = await self.transport.send(request)
-            if answer.status == 200 and b"<Error>" in answer.body[:512] and request.method != "GET":
-                # Some operations begin their answer before they know how they end.
-                return Answer(500, answer.headers, answer.body)
-            return answer
+            is_late = answer.status == 200 and request.method != "GET"
+            return _as_it_ended(answer) if is_late else answer
 
         return await self._persist(attempt, path, seconds)
 
@@ -581,6 +579,16 @@ class S3Client:
                 raise trouble
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _as_it_ended(answer: Answer) -> Answer:
+    """Return what an answer comes to: some operations begin one before they know how they end.
+
+    Of keys that are to be deleted some may be refused, for good or for now. The latter means that
+    all are asked for once more, as those that are gone do not matter.
+    """
+    error = documents.find_error(answer.body, passing=lambda code: is_passing(200, code))
+    return answer if error is None else Answer(500, answer.headers, error)
 
 
 def _parse_date(text: str) -> datetime:

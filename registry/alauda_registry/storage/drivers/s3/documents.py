@@ -70,6 +70,29 @@ def parse_error(body: bytes) -> tuple[str, str]:
     return _text(root, "Code"), _text(root, "Message")
 
 
+def find_error(body: bytes, *, passing: Callable[[str], bool]) -> bytes | None:
+    """Return the error in an answer that began as a success, as a document of its own.
+
+    It is all of the answer, or tells of a key that is not deleted.
+
+    Args:
+        body: The answer's.
+        passing: Tells whether the error of a code will be over; others of keys are not found.
+    """
+    if b"<Error" not in body:
+        return None
+    try:
+        root = _parse(body)
+    except Unreadable:
+        return None
+    if _name(root) == "Error":
+        return body
+    errors = (child for child in root if _name(child) == "Error")
+    return next(
+        (ElementTree.tostring(error) for error in errors if passing(_text(error, "Code"))), None
+    )
+
+
 def parse_listing(body: bytes) -> Listing:
     """Read an answer to ListObjectsV2.
 
@@ -211,8 +234,9 @@ def _without_mangled_end(entries: list[Entry], prefixes: list[str]) -> Listing:
 
 def _parse(body: bytes, *names: str) -> ElementTree.Element:
     try:
-        # expat refuses entities that grow, and fetches nothing.
-        root = ElementTree.fromstring(body)  # noqa: S314 -- see above
+        # expat refuses entities that grow, and fetches nothing. Spaces are sent by servers that
+        # need long for what follows.
+        root = ElementTree.fromstring(body.lstrip())  # noqa: S314 -- see above
     except ElementTree.ParseError as error:
         raise Unreadable(f"not XML: {error}") from error
     if names and _name(root) not in names:

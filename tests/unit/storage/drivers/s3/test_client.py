@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
-from alauda_registry.storage.driver import DriverError
-from alauda_registry.storage.drivers.s3 import client as clients, transport as transports
+from alauda_registry.storage.driver import DriverError, Unreachable
+from alauda_registry.storage.drivers.s3 import client as clients, errors, transport as transports
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
 from alauda_registry.storage.drivers.s3.documents import Part
@@ -154,6 +154,49 @@ async def test_the_newest_part_is_found_on_whichever_page_it_is() -> None:
     assert newest.timestamp() == upload.parts[3][2]
     with pytest.raises(Ended):
         await client.newest_part("/a", "another")
+
+
+class Refusing(FakeTransport):
+    """A server that does not delete a key, a few times."""
+
+    def __init__(self, bucket: FakeBucket, code: str, times: int) -> None:
+        super().__init__(bucket)
+        self._error = f"<Error><Key>a</Key><Code>{code}</Code><Message>So.</Message></Error>"
+        self.left = times
+
+    @override
+    async def send(self, request: Request) -> Answer:
+        if "delete" in request.query and self.left:
+            self.left -= 1
+            return Answer(200, {}, f"<DeleteResult>{self._error}</DeleteResult>".encode())
+        return await super().send(request)
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "InternalError", "ServiceUnavailable"])
+async def test_what_is_not_deleted_for_now_is_deleted_later(bucket: FakeBucket, code: str) -> None:
+    bucket.put("a", b"")
+    bucket.put("b", b"")
+    await S3Client(Refusing(bucket, code, 2), BUCKET, KEYS).delete("/a", "/b")
+    assert not bucket.objects
+
+    with pytest.raises(Unreachable, match=code):
+        await S3Client(Refusing(bucket, code, 10), BUCKET, KEYS).delete("/a", "/b")
+
+
+async def test_what_may_not_be_deleted_is_told_at_once(bucket: FakeBucket) -> None:
+    transport = Refusing(bucket, "AccessDenied", 10)
+    with pytest.raises(errors.Refused, match="/a") as caught:
+        await S3Client(transport, BUCKET, KEYS).delete("/a", "/b")
+
+    assert "do not allow it" in (caught.value.advice or "")
+    assert transport.left == 9
+
+
+async def test_what_is_not_there_need_not_be_deleted(bucket: FakeBucket) -> None:
+    transport = Refusing(bucket, "NoSuchKey", 10)
+    await S3Client(transport, BUCKET, KEYS).delete("/a", "/b")
+
+    assert transport.left == 9
 
 
 class Slow:

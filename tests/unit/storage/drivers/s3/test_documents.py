@@ -42,6 +42,27 @@ def test_keys_that_were_encoded_are_decoded() -> None:
     assert ([entry.key for entry in found.entries], found.prefixes) == (["a\x01+ ü"], ["&/"])
 
 
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"<Error><Code>AccessDenied</Code></Error>", "AccessDenied"),
+        (b'  \n<?xml version="1.0"?>\n  <Error xmlns="x"><Code>A</Code></Error>', "A"),
+        (b"<DeleteResult><Error><Code>AccessDenied</Code></Error></DeleteResult>", None),
+        (
+            b"<DeleteResult xmlns='x'><Error><Code>AccessDenied</Code></Error>"
+            b"<Error><Key>a</Key><Code>SlowDown</Code></Error></DeleteResult>",
+            "SlowDown",
+        ),
+        (b"<Some><Error>", None),
+        (b"<CopyObjectResult/>", None),
+    ],
+)
+def test_an_error_is_found_in_what_began_as_a_success(body: bytes, code: str | None) -> None:
+    found = documents.find_error(body, passing=lambda code: code == "SlowDown")
+
+    assert (found and documents.parse_error(found)[0]) == code
+
+
 def test_uploads_come_with_the_markers_of_the_next_page() -> None:
     body = f"""<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>
         <NextKeyMarker>k</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker>
