@@ -121,20 +121,24 @@ class Locks:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         pause, longest = _POLL_SECONDS
+        is_refused = False
         while True:
             taken = (await self._read(name)).with_holder(holder, exclusive=exclusive)
             if taken is not None:
                 try:
                     await self._write(name, taken)
                 except Conflict:
-                    pass
+                    is_refused = True
                 except DriverError:
                     # As above.
                     await see_through(self._let_go(name, holder))
                     raise
                 else:
                     return
-            elif loop.time() >= deadline:
+            if loop.time() >= deadline:
+                if is_refused:
+                    # As above: the last of several tries may be refused because of the first.
+                    await see_through(self._let_go(name, holder))
                 raise Busy(driver=NAME, path=_path(name))
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
@@ -166,6 +170,11 @@ class Locks:
             with contextlib.suppress(Conflict):
                 await self._write(name, state.without(holder))
                 return
+        logger.warning(
+            "a lock is held until that ends by itself: each write of %s was refused, as when "
+            "something between us and the S3 server changes ETags",
+            _path(name),
+        )
 
     async def _read(self, name: str) -> _State:
         try:
