@@ -57,7 +57,9 @@ _BLOCK = 256 * 1024
 """Bytes collected before they are hashed. They are kept as part of a part anyway, but what is
 collected is not counted as such."""
 
-_READ_BYTES = 8 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
+"""What is read at once of a session that is hashed again; no budget counts it."""
+
 _POLL_SECONDS = 0.25
 
 

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import itertools
 import time
+import tracemalloc
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 
@@ -12,7 +13,7 @@ import pytest
 from typing_extensions import override
 
 from alauda_registry.oci.digest import Algorithm, Digest
-from alauda_registry.oci.errors import BlobUploadUnknown, SizeInvalid
+from alauda_registry.oci.errors import BlobUploadUnknown, DigestInvalid, SizeInvalid
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.storage.driver import Busy, DriverError, Unreachable
 from alauda_registry.storage.drivers.s3 import appending, files
@@ -510,3 +511,44 @@ async def test_a_push_whose_multipart_upload_is_ended_by_others_can_be_made_agai
     await push()
     assert await repository.blobs.stat(digest) == len(content)
     assert not bucket.uploads
+
+
+class Copying(FakeTransport):
+    """A server whose answers have bytes of their own, as those of a real one."""
+
+    @override
+    async def send(self, request: Request) -> Answer:
+        answer = await super().send(request)
+        return Answer(answer.status, answer.headers, bytes(memoryview(answer.body)))
+
+
+async def test_sessions_that_are_hashed_again_at_once_take_little_memory(
+    bucket: FakeBucket,
+) -> None:
+    content = bytes(10 * MIB)
+    first, second = repository_of(bucket), repository_of(bucket)
+    sessions = []
+    for _ in range(16):
+        session = await first.uploads.start()
+        await session.append(Piece(chunks_of(content[: 8 * MIB]), 0))
+        # By a worker that has not seen what came before.
+        session = await second.uploads.resume(session.id)
+        await session.append(Piece(chunks_of(content[8 * MIB :]), 8 * MIB))
+        third = Registry(driver_of(bucket, transport=Copying(bucket))).repository(NAME)
+        sessions.append(await third.uploads.resume(session.id))
+    wrong = digest_of(b"other")
+
+    tracemalloc.start()
+    try:
+        nothing = (Piece(chunks_of(b""), len(content), 0) for _ in sessions)
+        results = await asyncio.gather(
+            *(one.commit(wrong, piece) for one, piece in zip(sessions, nothing, strict=True)),
+            return_exceptions=True,
+        )
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    # All of them were read.
+    assert {type(result) for result in results} == {DigestInvalid}
+    assert most < 16 * 2.5 * MIB
