@@ -24,7 +24,7 @@ _PART = 500
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
+class Page:
     """What a client gets.
 
     Attributes:
@@ -37,11 +37,41 @@ class _Page:
     token: Token | None
     left: int | None
 
+    def metadata(self, options: ListOptions) -> Object:
+        """Return the metadata of the list that it is."""
+        metadata: Object = {"resourceVersion": str(self.revision)}
+        if self.token is not None:
+            metadata["continue"] = self.token.encode()
+            is_selected = options.labels.requirements or options.fields.requirements
+            if self.left is not None and not is_selected:
+                metadata["remainingItemCount"] = self.left
+        return metadata
+
 
 async def render(
     resource: Resource, context: Context, options: ListOptions, shown: Representation
 ) -> bytes:
-    """Return a page of a list.
+    """Return a page of a list as it is sent.
+
+    Raises:
+        BadRequest: There is no such page.
+        Expired: The state it is of is not known any more.
+        Timeout: It has not come to that yet.
+    """
+    page = await turn_to(resource, context, options)
+    metadata = page.metadata(options)
+    if shown.form is not Form.PLAIN:
+        # One after the other: decoded, a page of images takes ten times what is shown of it.
+        return objects.encode(shown.many((entry.load() for entry in page.entries), metadata))
+    bodies = [
+        entry.body() if entry.body is not None else objects.encode(entry.load())
+        for entry in page.entries
+    ]
+    return render_list(resource, bodies, metadata)
+
+
+async def turn_to(resource: Resource, context: Context, options: ListOptions) -> Page:
+    """Return a page of a list, as `render` does.
 
     Raises:
         BadRequest: There is no such page.
@@ -53,23 +83,9 @@ async def render(
         token = Token.decode(options.token, resource.position_length)
     with _told(options, token):
         page = await _by_part(resource, context, options, token)
-        if page is None:
-            listing = await _listing(resource, context, options, token)
-            page = _cut(listing, options, token)
-    metadata: Object = {"resourceVersion": str(page.revision)}
-    if page.token is not None:
-        metadata["continue"] = page.token.encode()
-        is_selected = options.labels.requirements or options.fields.requirements
-        if page.left is not None and not is_selected:
-            metadata["remainingItemCount"] = page.left
-    if shown.form is not Form.PLAIN:
-        # One after the other: decoded, a page of images takes ten times what is shown of it.
-        return objects.encode(shown.many((entry.load() for entry in page.entries), metadata))
-    bodies = [
-        entry.body() if entry.body is not None else objects.encode(entry.load())
-        for entry in page.entries
-    ]
-    return render_list(resource, bodies, metadata)
+        if page is not None:
+            return page
+        return _cut(await _listing(resource, context, options, token), options, token)
 
 
 def select(entries: Iterable[Entry], options: ListOptions) -> Iterable[Entry]:
@@ -85,7 +101,7 @@ def select(entries: Iterable[Entry], options: ListOptions) -> Iterable[Entry]:
 
 async def _by_part(
     resource: Resource, context: Context, options: ListOptions, token: Token | None
-) -> _Page | None:
+) -> Page | None:
     """Return a page without looking at all objects; None where that is not to be had."""
     limit, name = options.limit, options.fields.exactly("metadata.name") or ""
     revision, asked, skipped = None, "", 0
@@ -110,16 +126,16 @@ async def _by_part(
                 left = None if part.left is None else part.left + len(fresh) - index
                 seen = len(part.entries) - len(fresh) + index
                 goes_on = Token(revision, _behind(last, token), asked, seen)
-                return _Page(revision, found, goes_on, left)
+                return Page(revision, found, goes_on, left)
             last = entry
             found += select([entry], options)
         skipped = max(0, skipped - len(part.entries))
         if not part.token:
-            return _Page(revision, found, None, None)
+            return Page(revision, found, None, None)
         asked = part.token
         if limit and len(found) >= limit:
             goes_on = Token(revision, _behind(last, token), asked, skipped)
-            return _Page(revision, found, goes_on, part.left)
+            return Page(revision, found, goes_on, part.left)
 
 
 def _behind(last: Entry | None, token: Token | None) -> tuple[str, ...]:
@@ -160,7 +176,7 @@ async def _listing(
     return await resource.listing(context, 0 if options.revision == 0 and not token else None)
 
 
-def _cut(listing: Listing, options: ListOptions, token: Token | None) -> _Page:
+def _cut(listing: Listing, options: ListOptions, token: Token | None) -> Page:
     """Return a page of a list that is known whole."""
     found: list[Entry] = []
     left = 0
@@ -175,7 +191,7 @@ def _cut(listing: Listing, options: ListOptions, token: Token | None) -> _Page:
         else:
             found.append(entry)
     goes_on = Token(listing.revision, found[-1].position()) if left else None
-    return _Page(listing.revision, found, goes_on, left)
+    return Page(listing.revision, found, goes_on, left)
 
 
 def _position(entry: Entry) -> tuple[str, ...]:

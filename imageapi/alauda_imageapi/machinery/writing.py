@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from alauda_imageapi.machinery import bodies, patches
+from alauda_imageapi.machinery import bodies, lists, patches
 from alauda_imageapi.machinery.changes import (
     Apply,
     Decoder,
@@ -17,7 +17,6 @@ from alauda_imageapi.machinery.changes import (
     decode_body,
 )
 from alauda_imageapi.machinery.errors import BadRequest, NotFound
-from alauda_imageapi.machinery.lists import select
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.openapi import PATCH_TYPES
@@ -173,7 +172,7 @@ class Writes:
         options, dry_run = parse_delete(asked.query, body)
         context = replace(context, dry_run=dry_run)
         wanted = ListOptions.parse(asked.query, resource.selectable)
-        listing = await resource.listing(context, None)
+        page = await lists.turn_to(resource, context, wanted)
         # Namespaces end by this, and wait for it no longer than a minute.
         turn = asyncio.Semaphore(_DELETED_AT_ONCE)
 
@@ -189,10 +188,9 @@ class Writes:
                     return None
                 return deletion.document or document
 
-        selected = list(select(listing.entries, wanted))
         try:
             async with asyncio.TaskGroup() as group:
-                deleting = [group.create_task(delete(entry)) for entry in selected]
+                deleting = [group.create_task(delete(entry)) for entry in page.entries]
         except ExceptionGroup as trouble:
             # Any of them is reason enough, and the client is told one.
             raise trouble.exceptions[0] from trouble
@@ -201,7 +199,7 @@ class Writes:
             {
                 "kind": f"{resource.kind}List",
                 "apiVersion": self._group.api_version,
-                "metadata": {"resourceVersion": str(listing.revision)},
+                "metadata": page.metadata(wanted),
                 "items": gone,
             }
         )

@@ -238,6 +238,29 @@ async def test_a_collection_is_deleted_by_its_labels(api: Api) -> None:
     assert [item["metadata"]["name"] for item in left["items"]] == ["b"]
 
 
+async def test_a_collection_is_deleted_page_by_page(api: Api) -> None:
+    for name in ("a", "b", "c"):
+        sent = stream(name)
+        sent["metadata"]["labels"] = {"team": "x" if name != "b" else "y"}
+        await api.make(STREAMS, sent)
+
+    tried = (await api.call("DELETE", f"{STREAMS}?limit=1&dryRun=All")).json()
+    first = (await api.call("DELETE", f"{STREAMS}?limit=1")).json()
+    left = await api.get(STREAMS)
+    token = first["metadata"]["continue"]
+    query = f"limit=1&labelSelector=team%3Dx&continue={token}"
+    second = (await api.call("DELETE", f"{STREAMS}?{query}")).json()
+
+    for page in (tried, first):
+        assert [item["metadata"]["name"] for item in page["items"]] == ["a"]
+        assert page["metadata"]["remainingItemCount"] == 2
+    assert [item["metadata"]["name"] for item in left["items"]] == ["b", "c"]
+    assert [item["metadata"]["name"] for item in second["items"]] == ["c"]
+    assert "continue" not in second["metadata"]
+    left = await api.get(STREAMS)
+    assert [item["metadata"]["name"] for item in left["items"]] == ["b"]
+
+
 async def test_a_collection_of_which_something_must_stay_says_so(tmp_path: Path) -> None:
     async with opened(tmp_path, content=Undeletable()) as api:
         for number in range(20):
