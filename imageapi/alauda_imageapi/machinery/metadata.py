@@ -16,6 +16,8 @@ from alauda_imageapi.machinery.objects import Object
 
 LONGEST_NAME = 253
 LONGEST_ANNOTATIONS = 256 * 1024
+OF_CLIENTS = ("labels", "annotations", "finalizers", "ownerReferences")
+"""The fields that clients have a say in once the object is made."""
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 

@@ -323,6 +323,7 @@ class StoredResource(Resource):
         if self.namespaced:
             metadata.setdefault("namespace", before["namespace"])
         new = self.only_part(new, old, subresource)
+        metadata = new["metadata"]
         if not change.manages:
             now = context.surroundings.timestamp()
             fields = managed_fields.note_update(self.schema, old, new, change.manager, now)
@@ -339,10 +340,12 @@ class StoredResource(Resource):
         """Return the new object with what this way of changing it does not change put back."""
         if "status" not in self.schema.properties:
             return new
-        restored = "spec" if subresource == "status" else "status"
-        part = {name: value for name, value in new.items() if name != restored}
-        if restored in old:
-            part[restored] = objects.copy(old[restored])
+        if subresource != "status":
+            return _restored(new, old, ("status",))
+        part = _restored(new, old, ("spec",))
+        # Whoever may only report must not release or hand over what is reported on.
+        before = old.get("metadata", {})
+        part["metadata"] = _restored(part["metadata"], before, meta.OF_CLIENTS)
         return part
 
     def _check_identity(
@@ -406,6 +409,12 @@ class StoredResource(Resource):
             metadata["generation"] = metadata.get("generation", 0) + 1
         metadata["finalizers"] = finalizers
         return {**document, "metadata": metadata}
+
+
+def _restored(new: Object, old: Object, names: Iterable[str]) -> Object:
+    """Return an object with some of its fields as they were."""
+    kept = {name: value for name, value in new.items() if name not in names}
+    return kept | {name: objects.copy(old[name]) for name in names if name in old}
 
 
 class Attempts:

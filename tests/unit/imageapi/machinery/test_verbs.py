@@ -193,6 +193,44 @@ async def test_an_object_with_finalizers_waits_for_them(api: Api) -> None:
     assert (await api.call("GET", f"{STREAMS}/app")).status_code == 404
 
 
+@pytest.mark.parametrize("kind", [MERGE_PATCH, APPLY_PATCH, ""], ids=["patch", "apply", "put"])
+async def test_whoever_reports_a_status_leaves_the_metadata(api: Api, kind: str) -> None:
+    sent = stream()
+    sent["metadata"] |= {
+        "finalizers": ["example.com/hold"],
+        "labels": {"a": "b"},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "u"}],
+    }
+    await api.make(STREAMS, sent)
+    await api.call("DELETE", f"{STREAMS}/app")
+    before = await api.get(f"{STREAMS}/app")
+    wanted = {"finalizers": None, "ownerReferences": None, "labels": {"c": "d"}}
+    event = {"dockerImageReference": "quay.io/a/b:1", "created": "2026-01-01T00:00:00Z"}
+    body = {
+        **{name: before[name] for name in ("apiVersion", "kind")},
+        "metadata": {"name": "app", "annotations": {"e": "f"}, **wanted},
+        "status": {"tags": [{"tag": "v1", "items": [event]}]},
+    }
+    if kind == "":
+        body["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"]
+    method = "PATCH" if kind else "PUT"
+
+    answer = await api.call(method, f"{STREAMS}/app/status?fieldManager=me", body, kind=kind)
+
+    assert answer.status_code == 200, answer.text
+    after = await api.get(f"{STREAMS}/app")
+    assert after["status"]["tags"][0]["tag"] == "v1"
+    for name in ("resourceVersion", "managedFields"):
+        del before["metadata"][name]
+    (mine,) = (
+        entry for entry in after["metadata"].pop("managedFields") if entry["manager"] == "me"
+    )
+    assert mine["subresource"] == "status"
+    assert list(mine["fieldsV1"]) == ["f:status"]
+    del after["metadata"]["resourceVersion"]
+    assert after["metadata"] == before["metadata"]
+
+
 async def test_a_deletion_says_what_is_gone(api: Api) -> None:
     await api.make(STREAMS, stream())
 
