@@ -12,7 +12,7 @@ from alauda_imageapi.kinds.images import Images
 from alauda_imageapi.kinds.names import LONGEST_NAME, PullSpec, is_component
 from alauda_imageapi.kinds.stream_edits import Edit, EditQueues, StreamEdit
 from alauda_imageapi.kinds.tag_events import TagEvents
-from alauda_imageapi.machinery import errors, objects
+from alauda_imageapi.machinery import aside, errors, objects
 from alauda_imageapi.machinery.errors import AlreadyExists, Cause, StatusError
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.objects import Object
@@ -25,7 +25,7 @@ from alauda_imageapi.machinery.resources import (
 )
 from alauda_imageapi.machinery.schema import Schema
 from alauda_imageapi.machinery.store import Changed, Missing, ObjectStore, Stored
-from alauda_imageapi.machinery.stored import Attempts, StoredResource
+from alauda_imageapi.machinery.stored import Attempts, StoredResource, require_size
 
 _KINDS = ("DockerImage", "ImageStreamTag", "ImageStreamImage")
 _MODES = ("Legacy", "PreserveOriginal")
@@ -167,7 +167,7 @@ class ImageStreams(StoredResource):
     async def check(
         self, context: Context, document: Object, old: Object | None
     ) -> Iterable[Cause]:
-        return list(_check(document))
+        return await aside.run(aside.weigh(document), lambda: list(_check(document)))
 
     @override
     async def before_removal(self, context: Context, document: Object) -> None:
@@ -212,9 +212,11 @@ class ImageStreams(StoredResource):
         Raises:
             Changed: Somebody else was faster.
             Invalid: It breaks the rules.
+            RequestEntityTooLarge: No client could put it back.
         """
         old = stored.object()
         await self.prepare_update(context, document, old, "")
+        require_size(document, old)
         causes = list(await self.check(context, document, old))
         if causes:
             raise self.invalid(document["metadata"]["name"], causes)

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 from starlette.requests import Request
 
-from alauda_imageapi.machinery import objects
+from alauda_imageapi.machinery import aside, objects
 from alauda_imageapi.machinery.errors import (
     BadRequest,
     RequestEntityTooLarge,
@@ -13,7 +13,7 @@ from alauda_imageapi.machinery.errors import (
 )
 from alauda_imageapi.machinery.objects import NotJSON
 
-LARGEST = 3 * 2**20
+LARGEST = objects.LARGEST
 
 _JSON, _YAML = "application/json", "application/yaml"
 
@@ -79,7 +79,7 @@ async def read_document(request: Request[Any]) -> Any:
     body = await read(request)
     if not body:
         return None
-    return parse_yaml(body) if kind == _YAML else parse(body)
+    return await aside.run(len(body), parse_yaml if kind == _YAML else parse, body)
 
 
 def parse(body: bytes) -> Any:

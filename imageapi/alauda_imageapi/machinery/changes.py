@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from alauda_imageapi.machinery import errors, managed_fields, objects
+from alauda_imageapi.machinery import aside, errors, managed_fields, objects
 from alauda_imageapi.machinery.errors import BadRequest, invalid_object
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.metadata import Surroundings
@@ -124,7 +124,8 @@ class Replacement(Change):
     async def __call__(self, old: Object | None) -> Object:
         """Return the object, whatever was there."""
         del old
-        copied: Object = objects.copy(self.document)
+        document = self.document
+        copied: Object = await aside.run(aside.weigh(document), objects.copy, document)
         return copied
 
 
@@ -148,11 +149,14 @@ class Patch(Change):
         name = (old or {}).get("metadata", {}).get("name", "")
         patched = await self.apply(old or {})
         try:
-            objects.check_tree(patched)
-            return self.decoder.decode(patched)
+            return await aside.run(aside.weigh(patched), self._decode, patched)
         except (NotDecoded, NotJSON) as error:
             causes = [errors.invalid("patch", "", str(error))]
             raise invalid_object(self.decoder.kind, self.group, name, causes) from error
+
+    def _decode(self, patched: Any) -> Object:
+        objects.check_tree(patched)
+        return self.decoder.decode(patched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,9 @@ class Apply(Change):
         Raises:
             Conflict: Others own what is to be changed.
         """
+        return await aside.run(aside.weigh([old, self.document]), self._merge, old)
+
+    def _merge(self, old: Object | None) -> Object:
         now = self.surroundings.timestamp()
         applied = objects.copy(self.document)
         return managed_fields.apply(self.schema, old, applied, self.manager, now, force=self.force)

@@ -18,6 +18,9 @@ Object: TypeAlias = dict[str, Any]
 DEEPEST = 100
 """Levels of nesting that are taken; no kind of ours has half of it."""
 
+LARGEST = 3 * 2**20
+"""Bytes of a body, and so of an object that clients can put back."""
+
 
 class NotJSON(Exception):
     """The text is not JSON that can be taken; the message says why."""

@@ -11,7 +11,7 @@ from typing import Any
 import jsonpatch
 from jsonpointer import JsonPointer, JsonPointerException
 
-from alauda_imageapi.machinery import errors, objects
+from alauda_imageapi.machinery import aside, errors, objects
 from alauda_imageapi.machinery.errors import BadRequest, Invalid, RequestEntityTooLarge
 from alauda_imageapi.machinery.schema import Schema
 
@@ -50,7 +50,8 @@ async def apply_json_patch(document: Any, patch: Any) -> Any:
             "Request entity too large: the paths of a JSON patch may have "
             f"{_MOST_PARTS} parts, got {parts}"
         )
-    patched, copied, done = objects.copy(document), 0, 0
+    patched = await aside.run(aside.weigh(document), objects.copy, document)
+    copied, done = 0, 0
     for number, step in enumerate(patch):
         done += 1 + _count_parts(step)
         if done > _AT_ONCE:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from alauda_imageapi.machinery import errors, managed_fields, metadata as meta, objects
+from alauda_imageapi.machinery import aside, errors, managed_fields, metadata as meta, objects
 from alauda_imageapi.machinery.errors import (
     AlreadyExists,
     BadRequest,
@@ -48,6 +48,8 @@ from alauda_imageapi.machinery.store import (
 
 _GENERATED_ATTEMPTS = 8
 _RETRY_SECONDS = 30.0
+_LARGEST = objects.LARGEST - 4096
+"""Bytes of an object; the rest is for what is only there when it is read."""
 
 
 class StoredResource(Resource):
@@ -150,10 +152,11 @@ class StoredResource(Resource):
             raise BadRequest("resourceVersion should not be set on objects to be created")
         generated = not metadata.get("name") and metadata.get("generateName")
         if not generated:
-            return await self._create(context, objects.copy(document), manager)
+            copied = await aside.run(aside.weigh(document), objects.copy, document)
+            return await self._create(context, copied, manager)
         name = ""
         for _ in range(_GENERATED_ATTEMPTS):
-            copied = objects.copy(document)
+            copied = await aside.run(aside.weigh(document), objects.copy, document)
             name = meta.generate_name(generated, context.surroundings.make_suffix())
             copied["metadata"]["name"] = name
             with contextlib.suppress(AlreadyExists):
@@ -264,12 +267,17 @@ class StoredResource(Resource):
         if self.namespaced:
             metadata["namespace"] = context.namespace
         if manager.operation != "Apply":
-            fields = managed_fields.note_update(self.schema, None, document, manager, now)
+            note = managed_fields.note_update
+            size = aside.weigh(document)
+            fields = await aside.run(size, note, self.schema, None, document, manager, now)
             metadata["managedFields"] = fields
+        # Before it is gone through once more, as it can only grow.
+        require_size(document)
         await self.prepare_create(context, document)
         meta.drop_empty(metadata)
         context.warnings.extend(meta.warn_of(metadata))
-        causes = [*self.check_name(name), *meta.check_metadata(metadata)]
+        size = require_size(document)
+        causes = [*self.check_name(name), *await aside.run(size, meta.check_metadata, metadata)]
         causes += await self.check(context, document, None)
         if causes:
             raise self.invalid(name, causes)
@@ -314,7 +322,9 @@ class StoredResource(Resource):
             StatusError: It must not.
         """
         before = old["metadata"]
-        new = await change(self.decorate(objects.copy(old)))
+        weight = aside.weigh(old)
+        copied = await aside.run(weight, objects.copy, old)
+        new = await change(self.decorate(copied))
         metadata = new["metadata"]
         self._check_identity(context, name, metadata, before, change)
         meta.keep_server_fields(metadata, before)
@@ -322,18 +332,31 @@ class StoredResource(Resource):
         metadata.setdefault("name", before["name"])
         if self.namespaced:
             metadata.setdefault("namespace", before["namespace"])
-        new = self.only_part(new, old, subresource)
+        size = max(weight, aside.weigh(new))
+        now = context.surroundings.timestamp()
+        new = await aside.run(size, self._noted, old, new, change, subresource, now)
         metadata = new["metadata"]
-        if not change.manages:
-            now = context.surroundings.timestamp()
-            fields = managed_fields.note_update(self.schema, old, new, change.manager, now)
-            metadata["managedFields"] = fields
+        if weight <= _LARGEST:
+            # Before it is gone through once more, as it can only grow.
+            require_size(new)
         await self.prepare_update(context, new, old, subresource)
         meta.drop_empty(metadata)
-        causes = [*meta.check_metadata(metadata), *meta.check_metadata_update(metadata, before)]
+        size = require_size(new, old)
+        causes = await aside.run(size, meta.check_metadata, metadata)
+        causes += meta.check_metadata_update(metadata, before)
         causes += await self.check(context, new, old)
         if causes:
             raise self.invalid(name, causes)
+        return new
+
+    def _noted(
+        self, old: Object, new: Object, change: Change, subresource: str, now: str
+    ) -> Object:
+        """Return what is to become of an object, with who has set what in it."""
+        new = self.only_part(new, old, subresource)
+        if not change.manages:
+            fields = managed_fields.note_update(self.schema, old, new, change.manager, now)
+            new["metadata"]["managedFields"] = fields
         return new
 
     def only_part(self, new: Object, old: Object, subresource: str) -> Object:
@@ -415,6 +438,31 @@ def _restored(new: Object, old: Object, names: Iterable[str]) -> Object:
     """Return an object with some of its fields as they were."""
     kept = {name: value for name, value in new.items() if name not in names}
     return kept | {name: objects.copy(old[name]) for name in names if name in old}
+
+
+def require_size(new: Object, old: Object | None = None) -> int:
+    """Return how many bytes an object has, with all that clients did not send.
+
+    Raises:
+        RequestEntityTooLarge: It is larger than what clients could put back. That the server
+            itself has made larger, push by push, may be changed, but not grow.
+    """
+    size = aside.weigh(new)
+    if size > _LARGEST:
+        before = aside.weigh(old)
+        if before <= _LARGEST or _weigh_content(new) > _weigh_content(old or {}):
+            raise RequestEntityTooLarge(
+                f"Request entity too large: the object would have {size} bytes with what the "
+                f"server adds to it, limit is {_LARGEST}"
+            )
+    return size
+
+
+def _weigh_content(document: Object) -> int:
+    """Return how many bytes an object has but for who has set what in it."""
+    metadata = {**document.get("metadata", {})}
+    metadata.pop("managedFields", None)
+    return aside.weigh({**document, "metadata": metadata})
 
 
 class Attempts:

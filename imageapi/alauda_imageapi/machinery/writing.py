@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from alauda_imageapi.machinery import bodies, lists, patches
+from alauda_imageapi.machinery import aside, bodies, lists, patches
 from alauda_imageapi.machinery.changes import (
     Apply,
     Decoder,
@@ -114,19 +114,22 @@ class Writes:
         body = await bodies.read(asked.request)
         decoder = self._decoder(asked, options)
         if kind == _APPLY:
-            return await self._apply(asked, options, decoder, bodies.parse_yaml(body))
-        patch = bodies.parse(body)
+            applied = await aside.run(len(body), bodies.parse_yaml, body)
+            return await self._apply(asked, options, decoder, applied)
+        patch = await aside.run(len(body), bodies.parse, body)
         if kind != PATCH_TYPES[0] and not isinstance(patch, dict):
             raise BadRequest("the patch is not an object")
         if isinstance(patch, dict):
-            decoder.look_for_repeated(patch)
+            await aside.run(len(body), decoder.look_for_repeated, patch)
 
         async def apply(old: Object) -> Any:
             if kind == PATCH_TYPES[0]:
                 return await patches.apply_json_patch(old, patch)
+            size = aside.weigh([old, patch])
             if kind == PATCH_TYPES[1]:
-                return patches.apply_merge_patch(old, patch)
-            return patches.apply_strategic_patch(decoder.schema, old, patch)
+                return await aside.run(size, patches.apply_merge_patch, old, patch)
+            schema = decoder.schema
+            return await aside.run(size, patches.apply_strategic_patch, schema, old, patch)
 
         manager = self._manager(asked, options)
         return await self._change(asked, options, Patch(apply, decoder, manager, self._group.name))
@@ -139,7 +142,7 @@ class Writes:
             raise BadRequest("the body is not an object")
         if not body.get("kind") or not body.get("apiVersion"):
             raise BadRequest("what is applied must say its apiVersion and kind")
-        document = decode_body(resource, decoder, body)
+        document = await aside.run(aside.weigh(body), decode_body, resource, decoder, body)
         check_applied(document, target.name)
         self._check_namespace(asked, document)
         if isinstance(resource, StoredResource):
@@ -222,7 +225,9 @@ class Writes:
         body = await bodies.read_document(asked.request)
         if body is None:
             raise BadRequest("the body is empty: send the object")
-        document = decode_body(asked.resource, self._decoder(asked, options), body)
+        decoder = self._decoder(asked, options)
+        size = aside.weigh(body)
+        document = await aside.run(size, decode_body, asked.resource, decoder, body)
         self._check_namespace(asked, document)
         return document
 
