@@ -394,6 +394,33 @@ def test_object_is_applied_by_the_server(samples: Samples, plural: str) -> None:
     assert value_of(kind, samples, target) == str(other).replace("F", "f")
 
 
+def test_client_leaves_applying_to_the_server(samples: Samples) -> None:
+    kind = KINDS["imagestreams"]
+    where = samples.where(kind)
+    target = ["imagestream", "handed", *where]
+
+    def wanted(**tags: str) -> Object:
+        found = [
+            {"name": name, "from": {"kind": "DockerImage", "name": place}}
+            for name, place in tags.items()
+        ]
+        return {**kind.make(samples, "handed"), "spec": {"tags": found}}
+
+    def sources() -> str:
+        return samples.kubectl("get", *target, "-o", "jsonpath={.spec.tags[*].from.name}")
+
+    by_server = ("apply", "--server-side", *where, "-f", "-")
+    samples.kubectl("apply", *where, "-f", "-", given=wanted(v1="q.io/a:1", v2="q.io/a:2"))
+    samples.kubectl(*by_server, given=wanted(v1="q.io/a:3", v2="q.io/a:2"))
+    assert sources() == "q.io/a:3 q.io/a:2"
+    samples.kubectl(*by_server, given=wanted(v1="q.io/a:3"))
+    assert sources() == "q.io/a:3"
+    samples.kubectl("delete", "istag", "handed:v1", *where)
+    other = (*by_server, "--field-manager=other")
+    samples.kubectl(*other, given=wanted(v1="q.io/a:4"))
+    assert sources() == "q.io/a:4"
+
+
 PATCHES = ("strategic", "merge", "json")
 
 

@@ -12,7 +12,7 @@ from alauda_imageapi.kinds.images import Images
 from alauda_imageapi.kinds.names import LONGEST_NAME, PullSpec, is_component
 from alauda_imageapi.kinds.stream_edits import Edit, EditQueues, StreamEdit
 from alauda_imageapi.kinds.tag_events import TagEvents
-from alauda_imageapi.machinery import aside, errors, objects
+from alauda_imageapi.machinery import aside, errors, managed_fields, metadata as meta, objects
 from alauda_imageapi.machinery.errors import AlreadyExists, Cause, StatusError
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.objects import Object
@@ -214,7 +214,11 @@ class ImageStreams(StoredResource):
             Invalid: It breaks the rules.
             RequestEntityTooLarge: No client could put it back.
         """
-        old = stored.object()
+        old, now = stored.object(), context.surroundings.timestamp()
+        size, note = aside.weigh(document), managed_fields.note_update
+        who = creator(context)
+        fields = await aside.run(size, note, self.schema, old, document, who, now)
+        _put_managed_fields(document, fields)
         await self.prepare_update(context, document, old, "")
         require_size(document, old)
         causes = list(await self.check(context, document, old))
@@ -272,9 +276,14 @@ class ImageStreams(StoredResource):
             return
         context = edits[0].context
         document = self._begun(context, name) if stored is None else stored.object()
-        is_changed = False
+        is_changed, wanted = False, len(tags.spec_tags(document))
         for edit in edits:
             is_changed |= await edit.make(document)
+        if stored is not None and len(tags.spec_tags(document)) < wanted:
+            # Nobody owns what is gone, or whoever applies it next is told of a conflict.
+            old, size = stored.object(), len(stored.body)
+            fields = await aside.run(size, managed_fields.forget, self.schema, old, document)
+            _put_managed_fields(document, fields)
         if stored is None:
             document = await self._create_edited(context, document)
         elif is_changed:
@@ -326,6 +335,11 @@ def creator(context: Context) -> Manager:
 def _repository(registry: str, stream: Object) -> str:
     metadata = stream["metadata"]
     return f"{registry}/{metadata.get('namespace', '')}/{metadata['name']}"
+
+
+def _put_managed_fields(document: Object, fields: list[Object]) -> None:
+    document["metadata"]["managedFields"] = fields
+    meta.drop_empty(document["metadata"])
 
 
 def _default(document: Object) -> None:

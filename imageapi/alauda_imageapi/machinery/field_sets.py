@@ -58,6 +58,32 @@ def parse_fields(fields: Any) -> FieldSet:
     return frozenset(found)
 
 
+def is_field_set(fields: Any) -> bool:
+    """Tell whether this is FieldsV1 all through."""
+    level = [fields]
+    while level:
+        node = level.pop()
+        if not isinstance(node, dict):
+            return False
+        if not all(name == "." or _is_element(name) for name in node):
+            return False
+        level += node.values()
+    return True
+
+
+def _is_element(text: str) -> bool:
+    kind, colon, rest = text.partition(":")
+    if not colon or kind == "f":
+        return bool(colon)
+    try:
+        value = json.loads(rest)
+    except (ValueError, RecursionError):
+        return False
+    if kind == "k":
+        return isinstance(value, dict) and bool(value)
+    return kind == "v" or (kind == "i" and type(value) is int)
+
+
 def write_fields(fields: FieldSet) -> Object:
     """Write FieldsV1."""
     root: Object = {}

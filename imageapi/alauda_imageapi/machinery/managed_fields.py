@@ -4,17 +4,21 @@ Facts/apiserver.md 2.9 has the steps. What a manager applied before and does not
 removed, unless somebody else owns it; what somebody else owns and has another value is a conflict.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alauda_imageapi.machinery import field_sets
+from alauda_imageapi.machinery import field_sets, metadata as meta, objects
 from alauda_imageapi.machinery.errors import Cause, Conflict
 from alauda_imageapi.machinery.field_sets import FieldSet, Path
-from alauda_imageapi.machinery.objects import Object
-from alauda_imageapi.machinery.schema import Schema
+from alauda_imageapi.machinery.objects import NotJSON, Object
+from alauda_imageapi.machinery.schema import Schema, WrongType, conform
 
 MOST_UPDATERS = 10
+LONGEST_MANAGER = 128
+_KUBECTL = "kubectl"
+"""The manager of ``kubectl apply --server-side``, which takes over what it applied before."""
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _ANCIENT = "ancient-changes"
 
 
@@ -54,11 +58,7 @@ def note_update(
         manager: Who did it.
         now: When.
     """
-    entries = _entries(old)
-    sent = new["metadata"].get("managedFields")
-    if sent is not None and not any(sent):
-        # An empty list, or one of an empty entry, asks for a new beginning.
-        entries = []
+    entries = _begun(old, new, manager)
     before = field_sets.owned_values(schema, old or {})
     after = field_sets.owned_values(schema, new)
     changed = field_sets.changed_paths(before, after)
@@ -72,6 +72,13 @@ def note_update(
     if changed and manager not in [entry.manager for entry in entries]:
         updated.append(_Entry(manager, now, changed))
     return _write(_cap(updated))
+
+
+def forget(schema: Schema, old: Object, new: Object) -> list[Object]:
+    """Return the managed fields of an object that the server took something away from."""
+    gone = field_sets.owned_values(schema, old).keys() - field_sets.owned_values(schema, new).keys()
+    entries = _entries(old)
+    return _write([_Entry(entry.manager, entry.time, entry.fields - gone) for entry in entries])
 
 
 def apply(
@@ -97,7 +104,10 @@ def apply(
     others = [entry for entry in entries if entry.manager != manager]
     contested = [(entry.manager, entry.fields & different) for entry in others]
     if not force and any(paths for _, paths in contested):
-        raise _conflict(contested)
+        own = _applied_before(schema, live, present) if manager.name == _KUBECTL else frozenset()
+        contested = [(who, paths - own) for who, paths in contested]
+        if any(paths for _, paths in contested):
+            raise _conflict(contested)
     others = [_Entry(entry.manager, entry.time, entry.fields - different) for entry in others]
     merged: Object = _merge(schema, live or {}, applied)
     previous = frozenset[Path]().union(
@@ -111,7 +121,42 @@ def apply(
     stays = is_same and field_sets.owned_values(schema, merged) == present
     entry = _Entry(manager, before.time if before and stays else now, fields)
     merged["metadata"] = {**merged["metadata"], "managedFields": _write([*others, entry])}
+    if manager.name == _KUBECTL:
+        _keep_in_step(merged["metadata"], applied)
     return merged
+
+
+def _applied_before(schema: Schema, live: Object | None, present: Mapping[Path, Any]) -> FieldSet:
+    """Return what kubectl applied without the server, and what nobody has changed since."""
+    metadata = (live or {}).get("metadata", {})
+    text = (metadata.get("annotations") or {}).get(_LAST_APPLIED, "")
+    try:
+        applied = conform(schema, objects.parse_json(text.encode()))
+    except (NotJSON, WrongType):
+        return frozenset()
+    if applied.get("apiVersion") != (live or {}).get("apiVersion"):
+        return frozenset()
+    wanted = field_sets.owned_values(schema, applied)
+    return frozenset(wanted) - field_sets.changed_paths(present, wanted)
+
+
+def _keep_in_step(metadata: Object, applied: Object) -> None:
+    """Let what kubectl finds its changes by be what it has applied, if it is there.
+
+    Args:
+        metadata: Of what the object becomes.
+        applied: What was applied.
+    """
+    annotations = {**(metadata.get("annotations") or {})}
+    if not annotations.get(_LAST_APPLIED):
+        return
+    own = {**applied["metadata"]}
+    own["annotations"] = {**(own.get("annotations") or {})}
+    own["annotations"].pop(_LAST_APPLIED, None)
+    annotations[_LAST_APPLIED] = objects.encode({**applied, "metadata": own}).decode() + "\n"
+    if meta.check_annotations(annotations):
+        del annotations[_LAST_APPLIED]
+    metadata["annotations"] = annotations
 
 
 def _merge(schema: Schema | None, live: Any, applied: Any) -> Any:
@@ -155,8 +200,37 @@ def _describe(manager: Manager) -> str:
     return f'"{manager.name}"{part}{how}'
 
 
+def _begun(old: Object | None, new: Object, manager: Manager) -> list[_Entry]:
+    """Return what an update goes out from: what the client sent, if that makes sense."""
+    sent = new["metadata"].get("managedFields") or []
+    if sent == [{}] and not manager.subresource:
+        # This asks for a new beginning; an empty list is of a client that does not know of them.
+        return []
+    is_as_before = sent == (old or {}).get("metadata", {}).get("managedFields")
+    if manager.subresource or is_as_before or not all(map(_is_sound, sent)):
+        return _entries(old)
+    found: dict[Manager, _Entry] = {}
+    for entry in _entries(new):
+        known = found.get(entry.manager, entry)
+        found[entry.manager] = _Entry(entry.manager, entry.time, entry.fields | known.fields)
+    ours = [entry for who, entry in found.items() if who.api_version == manager.api_version]
+    return ours or _entries(old)
+
+
+def _is_sound(entry: Object) -> bool:
+    name = entry.get("manager", "")
+    return (
+        len(name) <= LONGEST_MANAGER
+        and name.isprintable()
+        and entry.get("operation") in ("Apply", "Update")
+        and bool(entry.get("apiVersion"))
+        and entry.get("fieldsType") == "FieldsV1"
+        and field_sets.is_field_set(entry.get("fieldsV1", {}))
+    )
+
+
 def _entries(document: Object | None) -> list[_Entry]:
-    """Read what is stored; it was ours."""
+    """Read what is stored, which was ours, or is sound."""
     found = []
     for entry in (document or {}).get("metadata", {}).get("managedFields") or []:
         manager = Manager(
@@ -199,7 +273,7 @@ def _write(entries: Sequence[_Entry]) -> list[Object]:
                 "manager": manager.name,
                 "operation": manager.operation,
                 "apiVersion": manager.api_version,
-                "time": entry.time,
+                **({"time": entry.time} if entry.time else {}),
                 "fieldsType": "FieldsV1",
                 "fieldsV1": field_sets.write_fields(entry.fields),
                 **({"subresource": manager.subresource} if manager.subresource else {}),

@@ -135,7 +135,7 @@ def check_metadata(metadata: Object) -> list[Cause]:
     """Return what breaks the rules that hold for every kind."""
     return [
         *_check_labels(metadata.get("labels") or {}),
-        *_check_annotations(metadata.get("annotations") or {}),
+        *check_annotations(metadata.get("annotations") or {}),
         *_check_owners(metadata.get("ownerReferences") or []),
         *_check_finalizers(metadata.get("finalizers") or []),
     ]
@@ -205,7 +205,8 @@ def _check_labels(labels: Object) -> list[Cause]:
     return causes
 
 
-def _check_annotations(annotations: Object) -> list[Cause]:
+def check_annotations(annotations: Object) -> list[Cause]:
+    """Return what is wrong with annotations."""
     causes = [
         errors.invalid("metadata.annotations", key, _KEY_RULE)
         for key in annotations

@@ -9,12 +9,12 @@ from typing import Any
 from alauda_imageapi.machinery import errors, objects, selectors
 from alauda_imageapi.machinery.changes import FieldValidation
 from alauda_imageapi.machinery.errors import BadRequest, Cause, invalid_options
+from alauda_imageapi.machinery.managed_fields import LONGEST_MANAGER
 from alauda_imageapi.machinery.objects import NotJSON
 from alauda_imageapi.machinery.resources import DeleteOptions
 from alauda_imageapi.machinery.selectors import Selector
 
 _LARGEST = 2**63 - 1
-_LONGEST_MANAGER = 128
 _DIGITS = 20
 _POLICIES = ("Background", "Foreground", "Orphan")
 _TOKEN_VERSION = "meta.k8s.io/v1"  # noqa: S105 -- a format's name
@@ -203,8 +203,8 @@ class WriteOptions:
         if validation not in known:
             causes.append(errors.not_supported("fieldValidation", validation, known))
         manager = query.get("fieldManager", "")
-        if len(manager) > _LONGEST_MANAGER:
-            causes.append(errors.too_long("fieldManager", _LONGEST_MANAGER))
+        if len(manager) > LONGEST_MANAGER:
+            causes.append(errors.too_long("fieldManager", LONGEST_MANAGER))
         elif not manager.isprintable():
             causes.append(errors.invalid("fieldManager", "", "should only contain printable text"))
         if applies and not manager:
@@ -214,7 +214,7 @@ class WriteOptions:
             causes.append(errors.forbidden("force", "may not be specified for non-apply patch"))
         if causes:
             raise invalid_options(kind, causes)
-        own = user_agent.partition("/")[0][:_LONGEST_MANAGER]
+        own = user_agent.partition("/")[0][:LONGEST_MANAGER]
         return cls(
             bool(query.get("dryRun")),
             FieldValidation(validation),

@@ -1,5 +1,6 @@
 """The verbs of stored objects, as every kind has them."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tests.unit.imageapi.apis import (
 pytestmark = pytest.mark.anyio
 
 STREAMS = "namespaces/team/imagestreams"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 async def test_the_server_says_who_an_object_is(api: Api) -> None:
@@ -509,6 +511,148 @@ async def test_conflicts_are_told_as_kubernetes_tells_them(api: Api) -> None:
         f'Apply failed with 2 conflicts: conflicts with "me":\n- {field}\n'
         'conflicts with "other" using image.alauda.io/v1:\n- .spec.lookupPolicy.local'
     )
+
+
+async def test_what_kubectl_applied_itself_is_no_conflict_for_it(api: Api) -> None:
+    before = stream(tags=[source("a", "x/y:1"), source("b", "x/y:1")])
+    text = json.dumps(before)
+    sent = stream(tags=[source("a", "x/y:1"), source("b", "x/y:1")])
+    sent["metadata"]["annotations"] = {LAST_APPLIED: text}
+    await api.make(f"{STREAMS}?fieldManager=kubectl-client-side-apply", sent)
+    wanted = stream(tags=[source("a", "x/y:2"), source("b", "x/y:1")])
+    apply = f"{STREAMS}/app?fieldManager="
+
+    other = await api.patch(f"{apply}me", wanted, APPLY_PATCH, 409)
+    applied = await api.patch(f"{apply}kubectl", wanted, APPLY_PATCH)
+    again = await api.patch(f"{apply}kubectl", wanted, APPLY_PATCH)
+
+    assert 'conflict with "kubectl-client-side-apply"' in other["message"]
+    assert [tag["from"]["name"] for tag in applied["spec"]["tags"]] == ["x/y:2", "x/y:1"]
+    # What it finds its changes by, should it apply by itself again.
+    assert json.loads(applied["metadata"]["annotations"][LAST_APPLIED])["spec"] == wanted["spec"]
+    assert again == applied
+    # Of what somebody else has changed since it knows nothing.
+    change = [{"op": "replace", "path": "/spec/tags/1/from/name", "value": "x/y:3"}]
+    await api.patch(f"{apply}they", change, JSON_PATCH)
+    wanted["spec"]["tags"][1]["from"]["name"] = "x/y:4"
+    refused = await api.patch(f"{apply}kubectl", wanted, APPLY_PATCH, 409)
+    assert [cause["message"] for cause in refused["details"]["causes"]] == [
+        'conflict with "they" using image.alauda.io/v1'
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"spec": 1}', '{"apiVersion": "v1", "spec": {"tags": []}}']
+)
+async def test_what_kubectl_cannot_have_applied_excuses_no_conflict(api: Api, text: str) -> None:
+    sent = stream(tags=[source("a", "x/y:1")])
+    sent["metadata"]["annotations"] = {LAST_APPLIED: text}
+    await api.make(f"{STREAMS}?fieldManager=kubectl-client-side-apply", sent)
+
+    path, wanted = f"{STREAMS}/app?fieldManager=kubectl", stream(tags=[source("a", "x/y:2")])
+    await api.patch(path, wanted, APPLY_PATCH, 409)
+
+
+def owners(document: Any) -> list[tuple[str, str]]:
+    return [
+        (entry["manager"], entry["operation"])
+        for entry in document["metadata"].get("managedFields", [])
+    ]
+
+
+async def test_who_owns_what_can_be_handed_over(api: Api) -> None:
+    """As kubectl does it when it begins to let the server apply."""
+    made = await api.make(
+        f"{STREAMS}?fieldManager=kubectl-client-side-apply",
+        stream(tags=[source("v1"), source("v2")]),
+    )
+    (entry,) = made["metadata"]["managedFields"]
+    handed = {**entry, "manager": "kubectl", "operation": "Apply"}
+    patch = [
+        {"op": "replace", "path": "/metadata/managedFields", "value": [handed]},
+        {
+            "op": "replace",
+            "path": "/metadata/resourceVersion",
+            "value": made["metadata"]["resourceVersion"],
+        },
+    ]
+
+    patched = await api.patch(f"{STREAMS}/app", patch, JSON_PATCH)
+    applied = await api.patch(
+        f"{STREAMS}/app?fieldManager=kubectl", stream(tags=[source("v1")]), APPLY_PATCH
+    )
+
+    assert patched["metadata"]["managedFields"] == [handed]
+    assert [tag["name"] for tag in applied["spec"]["tags"]] == ["v1"]
+
+
+NO_FIELDS: list[Any] = [1, {"spec": {}}, {"f:spec": 1}, {"k:": {}}, {"k:[]": {}}, {"i:x": {}}]
+ENTRY: dict[str, Any] = {
+    "manager": "they",
+    "operation": "Apply",
+    "apiVersion": "image.alauda.io/v1",
+    "fieldsType": "FieldsV1",
+    "fieldsV1": {"f:spec": {"f:tags": {'k:{"name":"v1"}': {".": {}}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        pytest.param([ENTRY], [("they", "Apply")], id="another"),
+        pytest.param([ENTRY, ENTRY], [("they", "Apply")], id="twice"),
+        pytest.param([{}], [], id="a new beginning"),
+        pytest.param([], [("me", "Update")], id="none"),
+        pytest.param(None, [("me", "Update")], id="null"),
+        pytest.param([ENTRY, {}], [("me", "Update")], id="an empty one"),
+        pytest.param([{**ENTRY, "operation": "Own"}], [("me", "Update")], id="operation"),
+        pytest.param([{**ENTRY, "apiVersion": ""}], [("me", "Update")], id="no version"),
+        pytest.param([{**ENTRY, "apiVersion": "v1"}], [("me", "Update")], id="other version"),
+        pytest.param([{**ENTRY, "fieldsType": "FieldsV2"}], [("me", "Update")], id="type"),
+        pytest.param([{**ENTRY, "manager": "x" * 129}], [("me", "Update")], id="long name"),
+        *(
+            pytest.param([{**ENTRY, "fieldsV1": fields}], [("me", "Update")], id=str(fields))
+            for fields in NO_FIELDS
+        ),
+    ],
+)
+async def test_managed_fields_are_taken_from_clients_if_they_make_sense(
+    api: Api, sent: Any, expected: list[tuple[str, str]]
+) -> None:
+    await api.make(f"{STREAMS}?fieldManager=me", stream(tags=[source("v1")]))
+
+    patch = {"metadata": {"managedFields": sent}}
+    patched = await api.patch(f"{STREAMS}/app", patch, MERGE_PATCH)
+
+    assert owners(patched) == expected
+
+
+@pytest.mark.parametrize("sent", [[ENTRY], [{}]], ids=["another", "a new beginning"])
+async def test_managed_fields_are_not_taken_with_a_status(api: Api, sent: Any) -> None:
+    await api.make(f"{STREAMS}?fieldManager=me", stream(tags=[source("v1")]))
+
+    patch = {"metadata": {"managedFields": sent}}
+    reported = await api.patch(f"{STREAMS}/app/status", patch, MERGE_PATCH)
+
+    assert ("me", "Update") in owners(reported)
+    assert ("they", "Apply") not in owners(reported)
+
+
+async def test_nobody_owns_a_tag_that_is_gone(api: Api) -> None:
+    tags = "namespaces/team/imagestreamtags"
+    apply = f"{STREAMS}/app?fieldManager="
+    await api.patch(f"{apply}me", stream(tags=[source("v1"), source("v2")]), APPLY_PATCH, 201)
+
+    assert (await api.call("DELETE", f"{tags}/app:v1")).status_code == 200
+    body = {"tag": source("v2", "x/y:2"), "metadata": {"name": "app:v2"}}
+    assert (await api.call("PUT", f"{tags}/app:v2?fieldManager=you", body)).status_code == 200
+
+    anew = stream(tags=[source("v1", "x/y:1")])
+    applied = await api.patch(f"{apply}they", anew, APPLY_PATCH)
+    assert [tag["from"]["name"] for tag in applied["spec"]["tags"]] == ["x/y:1", "x/y:2"]
+    anew = stream(tags=[source("v2", "x/y:3")])
+    refused = await api.patch(f"{apply}they", anew, APPLY_PATCH, 409)
+    assert 'conflict with "you"' in refused["message"]
 
 
 async def test_tags_of_others_survive_a_strategic_merge(api: Api) -> None:
