@@ -203,6 +203,8 @@ class TagView(Resource):
             raise self.not_found(context, self.split(name)[0])
         if revision and revision != now["resourceVersion"]:
             raise self.modified(context, name)
+        if "uid" not in now:
+            self.require_no_uid(context, name, metadata)
         if metadata.get("uid") and metadata["uid"] != now.get("uid"):
             raise self.conflict(context, name, "Precondition failed: UID")
 

@@ -407,6 +407,17 @@ class Resource:
             "try again",
         )
 
+    def require_no_uid(self, context: Context, name: str, metadata: Object) -> None:
+        """Let nothing be made in place of what a client takes to be there still.
+
+        Raises:
+            Conflict: It says which one it means.
+        """
+        if metadata.get("uid"):
+            uid = metadata["uid"][:64]
+            why = f"the provided object specified uid {uid}, and no existing object was found"
+            raise self.conflict(context, name, f"uid mismatch: {why}")
+
     def invalid(self, name: str, causes: Sequence[Cause]) -> Invalid:
         """The object breaks the rules of its kind."""
         return invalid_object(self.kind, self.group.name, name, causes)

@@ -177,6 +177,7 @@ class StoredResource(Resource):
                     raise self.not_found(context, name)
                 await self.require_create(context, name)
                 document = await change(None)
+                self.require_no_uid(context, name, document["metadata"])
                 document["metadata"]["name"] = name
                 try:
                     return Outcome(await self.create(context, document, change.manager), True)

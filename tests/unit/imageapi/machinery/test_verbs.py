@@ -395,6 +395,41 @@ async def test_a_whole_object_is_made_by_applying_it(api: Api) -> None:
     assert "tags" not in fewer["spec"]
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "type_"),
+    [
+        pytest.param(f"{STREAMS}/app", "ImageStream", APPLY_PATCH, id="apply a stream"),
+        pytest.param(
+            *("namespaces/team/imagestreamtags/app:v1", "ImageStreamTag", APPLY_PATCH),
+            id="apply a tag",
+        ),
+        pytest.param(
+            "namespaces/team/imagestreamtags/app:v1", "ImageStreamTag", "", id="PUT a tag"
+        ),
+    ],
+)
+async def test_nothing_is_made_in_place_of_what_is_gone(
+    api: Api, path: str, kind: str, type_: str
+) -> None:
+    name = path.rpartition("/")[2]
+    body = {"apiVersion": "image.alauda.io/v1", "kind": kind, "tag": source("v1")}
+    if kind == "ImageStream":
+        del body["tag"]
+    method = "PATCH" if type_ else "PUT"
+
+    answer = await api.call(
+        *(method, f"{path}?fieldManager=me", {**body, "metadata": {"name": name, "uid": "gone"}}),
+        kind=type_,
+    )
+
+    assert (answer.status_code, answer.json()["reason"]) == (409, "Conflict")
+    assert answer.json()["message"].endswith(
+        f'"{name}": uid mismatch: the provided object specified uid gone, and no existing object '
+        "was found"
+    )
+    assert (await api.get(STREAMS))["items"] == []
+
+
 async def test_to_make_something_by_applying_it_takes_the_right_to_make_it(tmp_path: Path) -> None:
     may_create = False
     asked: list[Access] = []
