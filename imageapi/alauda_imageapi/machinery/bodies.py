@@ -33,12 +33,23 @@ def _construct_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
     return loader.construct_yaml_int(node) if is_whole else loader.construct_yaml_float(node)
 
 
+def _construct_object(loader: _Loader, node: yaml.MappingNode) -> objects.Pairs:
+    """Read an object, and which of its keys are there twice."""
+    # Before keys are merged into it, which its own ones take precedence over.
+    own = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    mapping: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    found = objects.Pairs(tuple(mapping.items()))
+    found.repeated = objects.Pairs([(name, None) for name in own]).repeated
+    return found
+
+
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, expression) for tag, expression in found if not tag.endswith(":timestamp")]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
     _Loader.add_constructor(_tag, _construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:map", _construct_object)
 _LARGEST_YAML = 64 * 1024
 
 

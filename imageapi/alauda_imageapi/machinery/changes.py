@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from alauda_imageapi.machinery import aside, errors, managed_fields, objects
+from alauda_imageapi.machinery import aside, errors, field_sets, managed_fields, objects
 from alauda_imageapi.machinery.errors import BadRequest, invalid_object
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.metadata import Surroundings
@@ -186,11 +186,12 @@ class Apply(Change):
         return managed_fields.apply(self.schema, old, applied, self.manager, now, force=self.force)
 
 
-def check_applied(document: Object, name: str) -> None:
+def check_applied(schema: Schema, document: Object, name: str) -> None:
     """Check what is to be applied before anything is looked up.
 
     Raises:
-        BadRequest: It says itself who owns what, or is for another object.
+        BadRequest: It says itself who owns what, is for another object, or has two wishes for
+            the same item of a list.
     """
     metadata = document["metadata"]
     if metadata.get("managedFields"):
@@ -200,3 +201,6 @@ def check_applied(document: Object, name: str) -> None:
             f"the name of the object ({metadata['name'][:64]}) does not match the name on the URL "
             f"({name})"
         )
+    repeated = list(islice(field_sets.repeated_items(schema, document), _MOST_FINDINGS))
+    if repeated:
+        raise BadRequest(f"failed to create typed patch object: {', '.join(repeated)}")

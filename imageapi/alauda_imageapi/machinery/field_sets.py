@@ -6,7 +6,7 @@ is that of ``sigs.k8s.io/structured-merge-diff`` in our own words (facts/apiserv
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from alauda_imageapi.machinery.objects import Object
@@ -101,6 +101,24 @@ def without(schema: Schema, document: Any, doomed: FieldSet, kept: FieldSet) -> 
     """Return a document without paths, except where something below them is kept."""
     held = {path[:end] for path in kept for end in range(1, len(path) + 1)}
     return _prune(schema, document, (), doomed - held, held)
+
+
+def repeated_items(schema: Schema | None, value: Any, path: Path = ()) -> Iterator[str]:
+    """Yield where lists that hold each item once hold one twice."""
+    if schema is None or not is_merged(schema, value):
+        return
+    if isinstance(value, dict):
+        for name, below in value.items():
+            yield from repeated_items(schema.of(name), below, (*path, f"f:{name}"))
+        return
+    seen = set[str]()
+    for index, item in enumerate(value):
+        element = item_element(schema, item, index)
+        if element in seen:
+            yield f"{describe(path)}: duplicate entries for key {describe((element,))}"
+        seen.add(element)
+        if schema.keys:
+            yield from repeated_items(schema.items, item, (*path, element))
 
 
 def describe(path: Path) -> str:

@@ -7,7 +7,7 @@ nesting without end), so that nothing behind this module has to.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import orjson
@@ -26,12 +26,16 @@ class NotJSON(Exception):
     """The text is not JSON that can be taken; the message says why."""
 
 
-class _Pairs(Object):
-    """An object that remembers which of its keys were there twice."""
+class Pairs(Object):
+    """An object that remembers which of its keys were there twice.
+
+    Args:
+        pairs: Keys and values; of a key that is there twice the last one counts.
+    """
 
     __slots__ = ("repeated",)
 
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         self.repeated: tuple[str, ...] = ()
         if len(self) != len(pairs):
@@ -46,7 +50,7 @@ def parse_json(text: bytes) -> Any:
         NotJSON: It is none, or none that can be kept.
     """
     try:
-        document = json.loads(text, object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
+        document = json.loads(text, object_pairs_hook=Pairs, parse_constant=_refuse_constant)
     except RecursionError:
         raise NotJSON(f"nested deeper than {DEEPEST} levels") from None
     except (ValueError, UnicodeDecodeError) as error:
@@ -79,7 +83,7 @@ def check_tree(document: Any) -> None:
 
 
 def repeated_keys(document: Any, path: str = "") -> Iterator[str]:
-    """Yield the paths of keys that are there twice in what :func:`parse_json` read."""
+    """Yield the paths of keys that are there twice in what was read into `Pairs`."""
     if isinstance(document, dict):
         for name in getattr(document, "repeated", ()):
             yield f"{path}.{name}" if path else name

@@ -142,8 +142,9 @@ class Writes:
             raise BadRequest("the body is not an object")
         if not body.get("kind") or not body.get("apiVersion"):
             raise BadRequest("what is applied must say its apiVersion and kind")
-        document = await aside.run(aside.weigh(body), decode_body, resource, decoder, body)
-        check_applied(document, target.name)
+        size = aside.weigh(body)
+        document = await aside.run(size, decode_body, resource, decoder, body)
+        await aside.run(size, check_applied, resource.schema, document, target.name)
         self._check_namespace(asked, document)
         if isinstance(resource, StoredResource):
             document = resource.only_part(document, {}, target.subresource)

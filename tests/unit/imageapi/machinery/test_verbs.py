@@ -9,7 +9,7 @@ import pytest
 from typing_extensions import override
 
 from alauda_imageapi.kinds.content import NoContent
-from alauda_imageapi.machinery import bodies
+from alauda_imageapi.machinery import bodies, objects
 from alauda_imageapi.machinery.errors import Forbidden
 from alauda_imageapi.machinery.resources import Access
 from alauda_registry.kube.client import UserInfo
@@ -851,6 +851,45 @@ def test_yaml_is_read_as_other_servers_read_it() -> None:
         "size": 16,
         "half": 0.5,
     }
+
+
+def test_keys_that_are_merged_in_yaml_are_not_there_twice() -> None:
+    read = bodies.parse_yaml(b"a: {<<: {b: 1, c: 2}, b: 3}\nd: {e: 1, e: 2}")
+
+    assert read == {"a": {"b": 3, "c": 2}, "d": {"e": 2}}
+    assert list(objects.repeated_keys(read)) == ["d.e"]
+
+
+@pytest.mark.parametrize("kind", ["application/yaml", APPLY_PATCH])
+async def test_fields_that_are_there_twice_are_told_of_in_yaml(api: Api, kind: str) -> None:
+    text = (
+        b"apiVersion: image.alauda.io/v1\nkind: ImageStream\nmetadata: {name: app}\n"
+        b"spec: {lookupPolicy: {local: true}, lookupPolicy: {local: false}}"
+    )
+    method, path = ("PATCH", f"{STREAMS}/app") if kind == APPLY_PATCH else ("POST", STREAMS)
+    path += "?fieldManager=me&fieldValidation="
+
+    refused = await api.call(method, f"{path}Strict", text, kind=kind)
+    warned = await api.call(method, f"{path}Warn", text, kind=kind)
+
+    assert refused.status_code == 400
+    assert refused.json()["message"].endswith('duplicate field "spec.lookupPolicy"')
+    assert warned.status_code == 201
+    assert warned.headers["warning"] == '299 - "duplicate field \\"spec.lookupPolicy\\""'
+
+
+async def test_nobody_applies_two_wishes_for_the_same_item(api: Api) -> None:
+    tags = [source("v1", "x/y:1"), source("v2"), source("v1", "x/y:2")]
+    path = f"{STREAMS}/app?fieldManager=me"
+
+    refused = await api.patch(path, stream(tags=tags), APPLY_PATCH, 400)
+    sent = {**stream(), "metadata": {"name": "app", "finalizers": ["a/b", "a/b"]}}
+    twice = await api.patch(path, sent, APPLY_PATCH, 400)
+
+    assert refused["message"] == (
+        'failed to create typed patch object: .spec.tags: duplicate entries for key [name="v1"]'
+    )
+    assert '.metadata.finalizers: duplicate entries for key [="a/b"]' in twice["message"]
 
 
 async def test_only_json_is_written(api: Api) -> None:
