@@ -175,6 +175,15 @@ def test_one_object_is_shown(read: Samples, plural: str, row: str) -> None:
     assert check(kind, read, said), said
 
 
+@pytest.mark.parametrize("row", ["table", "yaml"])
+def test_status_of_a_stream_is_shown(read: Samples, row: str) -> None:
+    kind, (command, check) = KINDS["imagestreams"], GETS[row]
+
+    said = read.kubectl(*read.fill(command), *kind.target(read), "--subresource=status")
+
+    assert check(kind, read, said), said
+
+
 # Behind the command stands the kind. Images are the cluster's, hence the selection.
 ONLY = "--field-selector=metadata.name={name}"
 LISTS: dict[str, tuple[str, Check]] = {

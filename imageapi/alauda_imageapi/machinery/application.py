@@ -274,7 +274,9 @@ class ApiServer:
         if part:
             context = replace(context, parameters=asked.query)
             document = await resource.get_part(context, target.name, target.subresource)
-            return _json_answer(document)
+            # Some parts are the whole object, and others of a kind of their own.
+            is_whole = document.get("kind") == resource.kind
+            return _json_answer(shown.one(document) if is_whole else document)
         return _json_answer(shown.one(await resource.get(context, target.name)))
 
     async def _list(self, asked: _Asked) -> "Response | WatchStream":

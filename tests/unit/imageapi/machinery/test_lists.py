@@ -493,3 +493,13 @@ async def test_the_first_form_that_can_be_had_is_taken(api: Api) -> None:
     accept = f"{old},application/json"
     assert (await api.get("imagestreams", Accept=accept))["kind"] == "ImageStreamList"
     assert (await api.call("GET", "imagestreams", Accept=old)).status_code == 406
+
+
+async def test_the_status_of_an_object_is_shown_as_the_object_is(api: Api) -> None:
+    await api.make(STREAMS, stream())
+
+    for accept in (TABLE, METADATA, "application/json"):
+        whole = await api.get(f"{STREAMS}/app", Accept=accept)
+        assert await api.get(f"{STREAMS}/app/status", Accept=accept) == whole
+    layers = await api.get(f"{STREAMS}/app/layers", Accept=f"{TABLE},application/json")
+    assert layers["kind"] == "ImageStreamLayers"
