@@ -29,8 +29,9 @@ def _construct_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
     """Read a number; of base 60 Go knows nothing either, and thousands of digits take long."""
     if ":" in node.value:
         return node.value
-    is_whole = node.tag.endswith(":int")
-    return loader.construct_yaml_int(node) if is_whole else loader.construct_yaml_float(node)
+    if node.tag.endswith(":int"):
+        return loader.construct_yaml_int(node)
+    return objects.parse_float(str(loader.construct_yaml_float(node)))
 
 
 def _construct_object(loader: _Loader, node: yaml.MappingNode) -> objects.Pairs:

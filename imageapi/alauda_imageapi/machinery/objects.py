@@ -6,6 +6,7 @@ nesting without end), so that nothing behind this module has to.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
@@ -50,7 +51,13 @@ def parse_json(text: bytes) -> Any:
         NotJSON: It is none, or none that can be kept.
     """
     try:
-        document = json.loads(text, object_pairs_hook=Pairs, parse_constant=_refuse_constant)
+        document = json.loads(
+            # As text: of bytes it would guess whether they are UTF-16.
+            text.decode(),
+            object_pairs_hook=Pairs,
+            parse_float=parse_float,
+            parse_constant=_refuse_constant,
+        )
     except RecursionError:
         raise NotJSON(f"nested deeper than {DEEPEST} levels") from None
     except (ValueError, UnicodeDecodeError) as error:
@@ -119,6 +126,18 @@ def child(parent: Object, name: str) -> Object:
     if not isinstance(found, dict):
         found = parent[name] = {}
     return found
+
+
+def parse_float(text: str) -> float:
+    """Read a number with a fraction or an exponent.
+
+    Raises:
+        ValueError: It is too large, and could only be written as null.
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:64]} does not fit into 64 bits")
+    return value
 
 
 def _refuse_constant(name: str) -> Any:

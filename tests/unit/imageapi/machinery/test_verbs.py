@@ -31,6 +31,10 @@ from tests.unit.imageapi.apis import (
 pytestmark = pytest.mark.anyio
 
 STREAMS = "namespaces/team/imagestreams"
+SIZED = (
+    b'{"metadata": {"name": "a"}, "dockerImageReference": "a/b", '
+    b'"dockerImageMetadata": {"Size": %s}}'
+)
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -708,6 +712,23 @@ async def test_tags_of_others_survive_a_strategic_merge(api: Api) -> None:
         pytest.param("POST", STREAMS, b'{"metadata": []}', "", 400, id="metadata is a list"),
         pytest.param("POST", STREAMS, b'{"spec": {"tags": {}}}', "", 400, id="tags is an object"),
         pytest.param("POST", STREAMS, b'{"spec": NaN}', "", 400, id="NaN"),
+        *(
+            pytest.param("POST", "images", SIZED % number, "", 400, id=f"{number!r}")
+            for number in (b"1e400", b"-1.5e999")
+        ),
+        *(
+            pytest.param(
+                *("POST", "images", b"--- " + SIZED % number, "application/yaml", 400),
+                id=f"{number!r} in YAML",
+            )
+            for number in (b"1.0e+400", b".inf", b"-.inf", b".nan")
+        ),
+        *(
+            pytest.param(
+                "POST", STREAMS, '{"metadata":{"name":"a"}}'.encode(coding), "", 400, id=coding
+            )
+            for coding in ("utf-16", "utf-16-le", "utf-32", "utf-8-sig")
+        ),
         pytest.param("POST", STREAMS, b'{"a": 1' + b"0" * 5000 + b"}", "", 400, id="digits"),
         pytest.param("POST", STREAMS, b"[" * 100_000, "", 400, id="deep"),
         pytest.param("POST", STREAMS, b'{"a":' * 200 + b"1" + b"}" * 200, "", 400, id="nested"),
@@ -890,6 +911,15 @@ async def test_nobody_applies_two_wishes_for_the_same_item(api: Api) -> None:
         'failed to create typed patch object: .spec.tags: duplicate entries for key [name="v1"]'
     )
     assert '.metadata.finalizers: duplicate entries for key [="a/b"]' in twice["message"]
+
+
+@pytest.mark.parametrize("prefix", [b"", b"--- "], ids=["JSON", "YAML"])
+async def test_numbers_are_kept_as_they_are(api: Api, prefix: bytes) -> None:
+    kind = "application/yaml" if prefix else ""
+
+    made = await api.call("POST", "images", prefix + SIZED % b"-1.5e+30", kind=kind)
+
+    assert made.json()["dockerImageMetadata"]["Size"] == -1.5e30
 
 
 async def test_only_json_is_written(api: Api) -> None:
