@@ -1,6 +1,7 @@
 """What can be set of a bucket, by distribution's names and those of OpenShift's Config."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from alauda_registry.server.configuration.sections import Section, Size
 from alauda_registry.server.configuration.sizes import parse_amount
 
 _MIB = 1024 * 1024
+_LARGEST_PART = 512 * _MIB
 
 
 def _bytes(value: object) -> object:
@@ -34,7 +36,7 @@ def _storage_class(value: object) -> object:
     return None if str(value).upper() in ("NONE", "") else str(value).upper()
 
 
-PartSize = Annotated[int, BeforeValidator(_bytes), Field(ge=5 * _MIB, le=512 * _MIB)]
+ChunkSize = Annotated[int, BeforeValidator(_bytes), Field(ge=5 * _MIB, le=5120 * _MIB)]
 
 
 class S3(Section):
@@ -79,14 +81,15 @@ class S3(Section):
     encrypt: bool = False
     """Ask the server to encrypt."""
     key_id: str | None = None
-    """KMS key to encrypt with; needs `encrypt`."""
+    """KMS key to encrypt with; without `encrypt` it has no effect."""
     storage_class: Annotated[str | None, BeforeValidator(_storage_class)] = None
     """Such as STANDARD_IA; unset, or NONE: the bucket's default."""
     object_acl: str | None = None
     """Such as private or bucket-owner-full-control; unset: the bucket's default."""
-    chunk_size: PartSize = 8 * _MIB
-    """Bytes of the first parts of an upload, 5 MiB to 512 MiB. Later ones are up to eight times as
-    large, and all are smaller when memory is short."""
+    chunk_size: ChunkSize = 8 * _MIB
+    """Bytes of the first parts of an upload, 5 MiB to 5 GiB as S3 takes them; more than 512 MiB
+    counts as that. Later ones are up to eight times as large, and all are smaller when memory is
+    short."""
     multipart_copy_max_concurrency: Annotated[int, Field(ge=1, le=1000)] = 16
     """Parts that are copied at once inside the bucket when an upload ends."""
     upload_memory: Size = parse_amount("48Mi")
@@ -111,8 +114,6 @@ class S3(Section):
             raise ValueError("accesskey and accesskeyfile are both given; keep one of them")
         if self.session_token is not None and self.access_key is None:
             raise ValueError("sessiontoken needs accesskey and secretkey")
-        if self.key_id is not None and not self.encrypt:
-            raise ValueError("keyid needs encrypt: true")
         if None not in (self.force_path_style, self.virtual_hosted_style) and (
             self.force_path_style == self.virtual_hosted_style
         ):
@@ -141,6 +142,19 @@ class S3(Section):
         if self.virtual_hosted_style is not None:
             return not self.virtual_hosted_style
         return self.force_path_style
+
+    @property
+    def part_size(self) -> int:
+        """Bytes of the first parts of an upload."""
+        return min(self.chunk_size, _LARGEST_PART)
+
+    @property
+    def unheeded(self) -> Iterator[tuple[str, str]]:
+        """What is set and not followed, and why; operators set it all the same."""
+        if self.key_id is not None and not self.encrypt:
+            yield "keyid", "it has no effect without encrypt: true"
+        if self.chunk_size > _LARGEST_PART:
+            yield "chunksize", "the first parts of an upload are 512 MiB, which is the most"
 
     @property
     def where(self) -> str:

@@ -215,21 +215,34 @@ class _Reader:
             CannotStart: With every value that is wrong, and where it came from.
         """
         try:
-            return Settings.model_validate(self.tree)
+            settings = Settings.model_validate(self.tree)
         except ValidationError as error:
             raise CannotStart("\n".join(map(self._describe, error.errors()))) from error
+        if settings.storage.s3 is not None:
+            for name, why in settings.storage.s3.unheeded:
+                key = ("storage", "s3", name)
+                self.warnings.append(f"{self._origin(key)}: {'.'.join(key)}: {why}")
+        return settings
 
     def _describe(self, error: ErrorDetails) -> str:
         key = tuple(str(part) for part in error["loc"])
-        return ": ".join(filter(None, (self._origin(key), ".".join(key), explain(error))))
+        what = explain(error)
+        return ": ".join(filter(None, (self._origin(key, what), ".".join(key), what)))
 
-    def _origin(self, key: Key) -> str:
-        """Where the value, something above it or something below it was set."""
+    def _origin(self, key: Key, what: str = "") -> str:
+        """Where the value, something above it or something below it was set.
+
+        Args:
+            key: Of the value.
+            what: Is said of it; of the values below, those are meant that it names.
+        """
         for length in range(len(key), 0, -1):
             if origin := self.origins.get(key[:length]):
                 return origin
-        below = (origin for found, origin in self.origins.items() if found[: len(key)] == key)
-        return next(below, "settings")
+        below = {found: self.origins[found] for found in self.origins if found[: len(key)] == key}
+        words = set(re.findall(r"\w+", what))
+        named = {origin: None for found, origin in below.items() if found[-1] in words}
+        return ", ".join(named) or next(iter(below.values()), "settings")
 
     def _complain_of_unknown(self, key: Key, origin: str) -> None:
         dotted = ".".join(key)

@@ -24,6 +24,7 @@ from alauda_registry.storage.drivers.s3.opening import (
     BucketAddress,
     Connecting,
     Making,
+    NoSuchRegion,
     Opening,
     open_s3,
 )
@@ -41,7 +42,7 @@ def open_bucket(settings: Settings, s3: S3) -> S3Driver:
     """Open the bucket; nothing is sent to it yet.
 
     Raises:
-        CannotStart: The file with the authorities can't be used.
+        CannotStart: The file with the authorities can't be used, or AWS has no such region.
     """
     opening = Opening(
         BucketAddress(
@@ -63,7 +64,7 @@ def open_bucket(settings: Settings, s3: S3) -> S3Driver:
         Making(s3.encrypt, s3.key_id, s3.storage_class, s3.object_acl),
         S3Options(
             redirect=not settings.storage.redirect.disable,
-            part_size=s3.chunk_size,
+            part_size=s3.part_size,
             copies_at_once=s3.multipart_copy_max_concurrency,
             memory=s3.upload_memory.of(0),
         ),
@@ -72,6 +73,11 @@ def open_bucket(settings: Settings, s3: S3) -> S3Driver:
         return open_s3(opening, _credentials(s3))
     except OSError as error:
         raise CannotStart(f"storage.s3.trustedca: cannot use {s3.trusted_ca}: {error}") from error
+    except NoSuchRegion as error:
+        raise CannotStart(
+            f"storage.s3.region: {error}: correct it, or give the server's URL in "
+            "storage.s3.regionendpoint if it is not AWS's"
+        ) from error
 
 
 def check_bucket(settings: Settings, s3: S3) -> None:

@@ -67,19 +67,57 @@ def test_an_endpoint_may_lack_its_scheme(endpoint: str, secure: str, expected: s
             "keep one of them",
         ),
         ({"SESSIONTOKEN": "t"}, "sessiontoken needs"),
-        ({"KEYID": "k"}, "keyid needs encrypt"),
         ({"FORCEPATHSTYLE": "true", "VIRTUALHOSTEDSTYLE": "true"}, "contradict"),
         ({"REGIONENDPOINT": "ftp://x"}, "regionendpoint must be a URL"),
         ({"REDIRECTENDPOINT": "https://"}, "redirectendpoint must be a URL"),
         ({"BUCKET": "s3://images"}, "the name of a bucket alone"),
         ({"ROOTDIRECTORY": "a/../b"}, "must be a path"),
         ({"CHUNKSIZE": "1048576"}, "at least 5242880"),
+        ({"CHUNKSIZE": "5121Mi"}, "at most 5368709120"),
     ],
-    ids=lambda value: "-".join(value).lower() if isinstance(value, dict) else "",
+    ids=str,
 )
 def test_what_can_not_be_meant_is_refused(variables: dict[str, str], complaint: str) -> None:
     with pytest.raises(CannotStart, match=complaint):
         load(**variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "warning"),
+    [
+        ({"KEYID": "k"}, "REGISTRY_STORAGE_S3_KEYID: storage.s3.keyid: it has no effect without"),
+        (
+            {"KEYID": "k", "ENCRYPT": "false"},
+            "REGISTRY_STORAGE_S3_KEYID: storage.s3.keyid: it has no effect without",
+        ),
+        (
+            {"CHUNKSIZE": str(5120 * 2**20)},
+            "REGISTRY_STORAGE_S3_CHUNKSIZE: storage.s3.chunksize: the first parts of an upload",
+        ),
+    ],
+    ids=str,
+)
+def test_what_operators_set_all_the_same_is_a_warning(
+    variables: dict[str, str], warning: str
+) -> None:
+    environ = {f"REGISTRY_STORAGE_S3_{key}": text for key, text in variables.items()}
+
+    found = load_settings(environ=BASIC | environ)
+
+    assert [text[: len(warning)] for text in found.warnings] == [warning]
+    assert found.settings.storage.s3 is not None
+    assert found.settings.storage.s3.part_size <= 512 * 2**20
+
+
+def test_a_complaint_names_the_variables_that_it_is_about() -> None:
+    with pytest.raises(CannotStart) as caught:
+        load(ACCESSKEY="a", SECRETKEY="b", FORCEPATHSTYLE="true", VIRTUALHOSTEDSTYLE="true")
+
+    names = str(caught.value).partition(": ")[0]
+    assert set(names.split(", ")) == {
+        "REGISTRY_STORAGE_S3_FORCEPATHSTYLE",
+        "REGISTRY_STORAGE_S3_VIRTUALHOSTEDSTYLE",
+    }
 
 
 def test_aws_needs_a_region_and_others_do_not() -> None:

@@ -1,16 +1,23 @@
 """Puts a driver together from plain values."""
 
+import contextlib
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import botocore.session
+from botocore.exceptions import EndpointVariantError
+from botocore.regions import EndpointResolver
 
 from alauda_registry.storage.drivers.s3.bodies import PlainTransport
 from alauda_registry.storage.drivers.s3.client import ObjectOptions, S3Client
 from alauda_registry.storage.drivers.s3.credentials import Credentials
 from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
 from alauda_registry.storage.drivers.s3.transport import Endpoint, HttpTransport, proxy_of
+
+
+class NoSuchRegion(Exception):
+    """AWS has none of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,7 @@ def open_s3(opening: Opening, credentials: Credentials) -> S3Driver:
         credentials: Who we are.
 
     Raises:
+        NoSuchRegion: AWS has none of that name.
         OSError: The file with the authorities can't be read.
     """
     address = opening.address
@@ -156,8 +164,14 @@ def _aws_endpoint(address: BucketAddress) -> str:
     """Return the URL of AWS's own server for a region, in whichever partition it is."""
     if address.accelerate:
         return f"https://s3-accelerate{'.dualstack' * address.dual_stack}.amazonaws.com"
-    resolver = botocore.session.Session().get_component("endpoint_resolver")
-    found = resolver.construct_endpoint(
-        "s3", address.region, use_dualstack_endpoint=address.dual_stack
-    )
+    resolver = EndpointResolver(botocore.session.Session().get_data("endpoints"))
+    found = None
+    # Where it has no addresses for IPv6, some regions are an error and others nothing.
+    with contextlib.suppress(EndpointVariantError):
+        found = resolver.construct_endpoint(
+            "s3", address.region, use_dualstack_endpoint=address.dual_stack
+        )
+    if found is None:
+        kind = " with usedualstack" if address.dual_stack else ""
+        raise NoSuchRegion(f"AWS has no region {address.region}{kind}")
     return f"https://{found['hostname']}"
