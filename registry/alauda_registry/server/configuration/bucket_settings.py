@@ -67,7 +67,7 @@ class S3(Section):
     """File like ~/.aws/credentials; OpenShift's name for it. Read again when it changes."""
     force_path_style: bool | None = None
     """Whether the bucket is in the path and not in the host's name. Unset: if an endpoint is
-    given."""
+    given, or the bucket's name has dots or capitals."""
     virtual_hosted_style: bool | None = None
     """The opposite of `forcepathstyle`, by the name of Config.spec.storage.s3."""
     secure: bool = True

@@ -1,11 +1,15 @@
 """From the settings of a bucket to a driver; nothing is sent."""
 
+import botocore.session
 import pytest
+from botocore.config import Config
 
 from alauda_registry.server.configuration.sources import load_settings
 from alauda_registry.server.opening.buckets import open_bucket
 from alauda_registry.serving.starting import CannotStart
 from alauda_registry.storage.drivers.s3.driver import S3Driver
+
+pytestmark = pytest.mark.anyio
 
 
 def opened(**variables: str) -> S3Driver:
@@ -36,6 +40,53 @@ def test_a_region_without_ipv6_is_told(region: str) -> None:
 
 def test_another_server_takes_any_region() -> None:
     opened(REGION="moon", REGIONENDPOINT="https://s3.example")
+
+
+@pytest.mark.parametrize("bucket", ["images", "my.bucket", "My-Bucket", "my_bucket", "a-1"])
+async def test_aws_is_asked_as_botocore_would(bucket: str) -> None:
+    session = botocore.session.Session()
+    session.set_credentials("a", "b")
+    # What it does unless told otherwise, but signed URLs name the region, too.
+    config = Config(signature_version="s3v4", s3={"addressing_style": "virtual"})
+    theirs = session.create_client("s3", region_name="eu-west-1", config=config)
+    expected = theirs.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
+
+    url = await opened(BUCKET=bucket, REGION="eu-west-1").client.url("/k", "GET", 60)
+
+    assert url.partition("?")[0] == expected.partition("?")[0]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"FORCEPATHSTYLE": "true"}, "https://s3.eu-west-1.amazonaws.com/images/k"),
+        ({"FORCEPATHSTYLE": "false"}, "https://images.s3.eu-west-1.amazonaws.com/k"),
+        (
+            {"VIRTUALHOSTEDSTYLE": "true", "BUCKET": "my.bucket"},
+            "https://my.bucket.s3.eu-west-1.amazonaws.com/k",
+        ),
+        ({"REGIONENDPOINT": "https://s3.example:9000"}, "https://s3.example:9000/images/k"),
+        (
+            {"REGIONENDPOINT": "https://s3.example:9000/", "FORCEPATHSTYLE": "false"},
+            "https://images.s3.example:9000/k",
+        ),
+        ({"REDIRECTENDPOINT": "https://cdn.example"}, "https://images.cdn.example/k"),
+        ({"REDIRECTENDPOINT": "https://cdn", "BUCKET": "a.b"}, "https://cdn/a.b/k"),
+        ({"USEDUALSTACK": "true"}, "https://images.s3.dualstack.eu-west-1.amazonaws.com/k"),
+        ({"ACCELERATE": "true"}, "https://images.s3-accelerate.amazonaws.com/k"),
+        (
+            {"ACCELERATE": "true", "USEDUALSTACK": "true"},
+            "https://images.s3-accelerate.dualstack.amazonaws.com/k",
+        ),
+    ],
+    ids=str,
+)
+async def test_clients_are_sent_where_the_settings_say(
+    variables: dict[str, str], expected: str
+) -> None:
+    url = await opened(REGION="eu-west-1", **variables).client.url("/k", "GET", 60)
+
+    assert url.partition("?")[0] == expected
 
 
 def test_parts_are_not_larger_than_their_memory_allows() -> None:

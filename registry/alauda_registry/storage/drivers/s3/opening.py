@@ -1,6 +1,7 @@
 """Puts a driver together from plain values."""
 
 import contextlib
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,10 @@ from alauda_registry.storage.drivers.s3.client import ObjectOptions, S3Client
 from alauda_registry.storage.drivers.s3.credentials import Credentials
 from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
 from alauda_registry.storage.drivers.s3.transport import Endpoint, HttpTransport, proxy_of
+
+_LABEL = re.compile("[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+"""Names of buckets that are one label of a host's name. AWS's certificates have no others, and its
+older buckets may have dots and capitals."""
 
 
 class NoSuchRegion(Exception):
@@ -29,7 +34,8 @@ class BucketAddress:
         region: Where it is.
         endpoint: The server's URL; None for AWS.
         public_endpoint: The URL by which clients reach it; None for the same.
-        path_style: Whether the bucket is in the path; None: if an endpoint is given.
+        path_style: Whether the bucket is in the path; None: if an endpoint is given, or its name
+            does not go before a host's.
         root: What all keys begin with.
         dual_stack: Whether AWS is asked for its addresses of both kinds.
         accelerate: Whether AWS is asked for its accelerated addresses.
@@ -117,7 +123,7 @@ def open_s3(opening: Opening, credentials: Credentials) -> S3Driver:
     url = address.endpoint or _aws_endpoint(address)
     path_style = address.path_style
     if path_style is None:
-        path_style = address.endpoint is not None
+        path_style = address.endpoint is not None or not _LABEL.fullmatch(address.bucket)
     endpoint = Endpoint(url, address.bucket, path_style)
     public = Endpoint(address.public_endpoint or url, address.bucket, path_style)
     connecting = opening.connecting
