@@ -1,21 +1,31 @@
 """From the settings of a bucket to a driver; nothing is sent."""
 
+from pathlib import Path
+
 import botocore.session
 import pytest
 from botocore.config import Config
 
+from alauda_registry.server.configuration.settings import Settings
 from alauda_registry.server.configuration.sources import load_settings
-from alauda_registry.server.opening.buckets import open_bucket
+from alauda_registry.server.opening.buckets import check_bucket, open_bucket
 from alauda_registry.serving.starting import CannotStart
+from alauda_registry.storage.drivers.s3 import client as clients
 from alauda_registry.storage.drivers.s3.driver import S3Driver
+from tests.parts.credential_services import CredentialServices
+from tests.parts.processes import free_port
 
 pytestmark = pytest.mark.anyio
 
 
-def opened(**variables: str) -> S3Driver:
+def settings_of(**variables: str) -> Settings:
     values = {"BUCKET": "images", "ACCESSKEY": "a", "SECRETKEY": "b", **variables}
-    environ = {f"REGISTRY_STORAGE_S3_{key}": text for key, text in values.items()}
-    settings = load_settings(environ=environ).settings
+    environ = {f"REGISTRY_STORAGE_S3_{key}": text for key, text in values.items() if text}
+    return load_settings(environ=environ).settings
+
+
+def opened(**variables: str) -> S3Driver:
+    settings = settings_of(**variables)
     assert settings.storage.s3 is not None
     return open_bucket(settings, settings.storage.s3)
 
@@ -87,6 +97,30 @@ async def test_clients_are_sent_where_the_settings_say(
     url = await opened(REGION="eu-west-1", **variables).client.url("/k", "GET", 60)
 
     assert url.partition("?")[0] == expected
+
+
+def test_who_gives_credentials_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "identity").write_text("an-identity")
+    services = CredentialServices(free_port())
+    variables = {
+        **services.web_identity,
+        "AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "identity"),
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(clients, "_PAUSES", (0.001, 0.002))
+    settings = settings_of(
+        REGION="x", REGIONENDPOINT="http://127.0.0.1:1", ACCESSKEY="", SECRETKEY=""
+    )
+
+    assert settings.storage.s3 is not None
+    check_bucket(settings, settings.storage.s3)
+
+    assert "can't be used yet: the service that gives the credentials" in caplog.text
 
 
 def test_parts_are_not_larger_than_their_memory_allows() -> None:

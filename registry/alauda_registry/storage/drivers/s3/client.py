@@ -24,6 +24,7 @@ from alauda_registry.storage.drivers.s3.documents import Listing, MultipartUploa
 from alauda_registry.storage.drivers.s3.errors import (
     CREDENTIAL_CODES,
     NAME,
+    CredentialsAway,
     Truncated,
     Untrusted,
     failure,
@@ -46,7 +47,7 @@ DEADLINE_SECONDS = 40.0
 _PAUSES = (0.05, 3.0)
 _ABORT_PAUSES = (0.0, 0.05, 0.25)
 _DELETES_MAXIMUM = 1000
-TROUBLE = (aiohttp.ClientError, OSError, TimeoutError)
+TROUBLE = (aiohttp.ClientError, OSError, TimeoutError, CredentialsAway)
 _ABSENT = frozenset({"", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"})
 _OCTET_STREAM = "application/octet-stream"
 

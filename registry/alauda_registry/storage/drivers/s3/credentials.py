@@ -2,25 +2,43 @@
 
 Files are read again when they change, so that a mounted secret can be rotated without a restart.
 Everything else (environment, web identity, an instance's role) is botocore's own chain, which
-renews what expires.
+renews what expires. Who gives those may be away for a while: keys that are still good are used on,
+and without any the request is tried again.
 """
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError, ClientError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError as NotConnected,
+    HTTPClientError,
+    MetadataRetrievalError,
+    PartialCredentialsError,
+)
 from typing_extensions import override
 
-from alauda_registry.storage.drivers.s3.errors import Refused
+from alauda_registry.storage.driver import DriverError
+from alauda_registry.storage.drivers.s3.errors import NAME, CredentialsAway, Refused, is_passing
 from alauda_registry.storage.drivers.s3.signing import Keys
 
+logger = logging.getLogger(__name__)
+
 _LOOK_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
+_FIND_SECONDS = 10.0
+"""How long whoever gives credentials is waited for, with botocore's own tries."""
+
+_TROUBLE = (BotoCoreError, ClientError, OSError, TimeoutError)
 _ADVICE = (
     "there are no credentials: set storage.s3.accesskey and storage.s3.secretkey, or give this "
     "process a credentials file or a role"
@@ -40,6 +58,7 @@ class Credentials(Protocol):
         """Return them.
 
         Raises:
+            CredentialsAway: Whoever gives them does not answer.
             Refused: There are none.
         """
         ...
@@ -128,6 +147,14 @@ class KeyFiles(Credentials):
 async def find(shared_file: Path | None) -> Any:
     """Go through botocore's chain of providers; None when none of them has anything."""
     session = AioSession()
+    # Requests are tried again as a whole.
+    session.set_default_client_config(
+        AioConfig(
+            connect_timeout=_ANSWER_SECONDS,
+            read_timeout=_ANSWER_SECONDS,
+            retries={"total_max_attempts": 1},
+        )
+    )
     if shared_file is not None:
         session.set_config_variable("credentials_file", str(shared_file))
     with contextlib.suppress(PartialCredentialsError):
@@ -138,8 +165,9 @@ async def find(shared_file: Path | None) -> Any:
 class FoundKeys(Credentials):
     """Whatever botocore's chain of providers gives.
 
-    The last that was found is kept until something else is: a file may be looked into while it is
-    written, and not every refusal is the keys' fault.
+    The last that was found is kept until something else is, and has given keys: a file may be
+    looked into while it is written, whoever gives keys may be away, and not every refusal is the
+    keys' fault.
 
     Args:
         shared_file: A file of the form of ``~/.aws/credentials`` that is looked into; None for
@@ -172,10 +200,10 @@ class FoundKeys(Credentials):
                 # Nobody is told when an environment gets a role.
                 self._is_doubted = True
                 raise Refused("no credentials", path="/", code="NO_CREDENTIALS", advice=_ADVICE)
-            frozen = await self._found.get_frozen_credentials()
-        except (BotoCoreError, ClientError) as error:
-            what = f"no credentials: {error}"[:256]
-            raise Refused(what, path="/", code="NO_CREDENTIALS", advice=_ADVICE) from error
+            async with asyncio.timeout(_FIND_SECONDS):
+                frozen = await self._found.get_frozen_credentials()
+        except _TROUBLE as error:
+            raise _failure(error) from error
         return Keys(frozen.access_key, frozen.secret_key, frozen.token)
 
     @override
@@ -194,11 +222,34 @@ class FoundKeys(Credentials):
             # Who doubts from here on does not know whether this look was behind what made him.
             self._is_doubted = False
             try:
-                self._found = await self._find(self._shared_file) or self._found
-            except BaseException:
-                self._is_doubted = True
-                raise
+                async with asyncio.timeout(_FIND_SECONDS):
+                    found = await self._find(self._shared_file)
+                    if found is not None:
+                        # Some find out only now that they get no keys.
+                        await found.get_frozen_credentials()
+                        self._found = found
+            except BaseException as error:
+                if self._found is None or not isinstance(error, _TROUBLE):
+                    self._is_doubted = True
+                    raise
+                logger.warning("the keys are kept, since others can't be had now: %s", error)
             self.looked += 1
+
+
+def _failure(error: Exception) -> DriverError:
+    """Return the driver's error for keys that can't be had."""
+    what = f"no credentials: {error}"[:256]
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        is_away = is_passing(status, error.response.get("Error", {}).get("Code", ""))
+    else:
+        # botocore tells of a container's metadata in an error that has lost its cause.
+        is_away = isinstance(error, NotConnected | HTTPClientError | TimeoutError) or isinstance(
+            error.__context__, MetadataRetrievalError
+        )
+    if is_away:
+        return CredentialsAway(what, driver=NAME, path="/")
+    return Refused(what, path="/", code="NO_CREDENTIALS", advice=_ADVICE)
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

@@ -47,6 +47,16 @@ class Untrusted(Unreachable):
     code = "CERTIFICATE_INVALID"
 
 
+class CredentialsAway(Unreachable):
+    """Whoever gives us credentials does not answer."""
+
+    code = "CREDENTIALS_AWAY"
+    advice = (
+        "the service that gives the credentials (STS, or the container's metadata) does not "
+        "answer: look at it and the network"
+    )
+
+
 class Refused(Unreachable):
     """The server will refuse this for as long as nobody corrects the configuration.
 
@@ -200,6 +210,8 @@ def failure(error: Exception, path: str) -> DriverError:
             found, found.advice = Untrusted(what, driver=NAME, path=path), _CERTIFICATE
         case ssl.SSLError():
             found, found.advice = Untrusted(what, driver=NAME, path=path), _CERTIFICATE
+        case CredentialsAway():
+            found = CredentialsAway(what, driver=NAME, path=path)
         case TimeoutError():
             found, found.advice = TimedOut(what, driver=NAME, path=path), _AWAY
         case aiohttp.ClientPayloadError():

@@ -1,13 +1,24 @@
 """Keys that are found: looked for again when they are refused, once for all who were."""
 
 import asyncio
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.utils import ContainerMetadataFetcher
+from typing_extensions import override
 
+from alauda_registry.storage.drivers.s3 import client as clients, credentials as found_keys
+from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import FoundKeys, find
-from alauda_registry.storage.drivers.s3.errors import Refused
+from alauda_registry.storage.drivers.s3.errors import CredentialsAway, Refused
+from alauda_registry.storage.drivers.s3.transport import Answer, Request
+from tests.parts import credential_services
+from tests.parts.credential_services import CredentialServices
+from tests.parts.fake_bucket import BUCKET, FakeBucket, FakeTransport
+from tests.parts.processes import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -16,6 +27,24 @@ def write(file: Path, number: int) -> None:
     file.write_text(
         f"[default]\naws_access_key_id = key{number}\naws_secret_access_key = secret{number}\n"
     )
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """One in which there is nothing to find."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    return monkeypatch
+
+
+def set_web_identity(
+    environment: pytest.MonkeyPatch, variables: Mapping[str, str], file: Path
+) -> None:
+    file.write_text("an-identity")
+    for name, value in {**variables, "AWS_WEB_IDENTITY_TOKEN_FILE": str(file)}.items():
+        environment.setenv(name, value)
 
 
 class Searches:
@@ -92,11 +121,10 @@ async def test_who_is_refused_during_a_search_does_not_get_what_it_finds(tmp_pat
     assert (await late).access == "key2"
 
 
-async def test_what_was_not_there_is_found_later(tmp_path: Path, monkeypatch: Any) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+async def test_what_was_not_there_is_found_later(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
     credentials = FoundKeys(tmp_path / "credentials", lambda: 0.0)
     with pytest.raises(Refused):
         await credentials.keys()
@@ -104,3 +132,117 @@ async def test_what_was_not_there_is_found_later(tmp_path: Path, monkeypatch: An
     write(tmp_path / "credentials", 1)
 
     assert (await credentials.keys()).access == "key1"
+
+
+async def test_keys_are_kept_while_nobody_gives_others(
+    tmp_path: Path, environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with credential_services.running() as services:
+        set_web_identity(environment, services.web_identity, tmp_path / "identity")
+        credentials = FoundKeys(clock=lambda: 0.0)
+        assert (await credentials.keys()).access == "found"
+    looked = credentials.looked
+    # By one 403, for whatever reason.
+    credentials.doubt(looked)
+
+    assert [(await credentials.keys()).access for _ in range(3)] == ["found"] * 3
+    assert credentials.looked == looked + 1
+    assert caplog.text.count("the keys are kept") == 1
+
+    with credential_services.running(services.port) as services:
+        services.access_key = "later"
+        credentials.doubt(credentials.looked)
+        assert (await credentials.keys()).access == "later"
+
+
+async def test_keys_are_kept_while_who_gives_them_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(found_keys, "_FIND_SECONDS", 0.05)
+    write(tmp_path / "credentials", 1)
+    searches = Searches()
+    searches.may_end.set()
+    credentials = FoundKeys(tmp_path / "credentials", lambda: 0.0, searches.find)
+    await credentials.keys()
+
+    searches.may_end.clear()
+    credentials.doubt(credentials.looked)
+
+    assert (await credentials.keys()).access == "key1"
+
+
+class Signing(FakeTransport):
+    """As the real ones, asks for keys before each request."""
+
+    def __init__(self, bucket: FakeBucket, credentials: FoundKeys) -> None:
+        super().__init__(bucket)
+        self._credentials = credentials
+
+    @override
+    async def send(self, request: Request) -> Answer:
+        await self._credentials.keys()
+        return await super().send(request)
+
+
+async def test_a_request_waits_for_who_gives_keys(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(clients, "_PAUSES", (0.1, 0.3))
+    environment.setattr("random.uniform", lambda _, most: most)
+    port = free_port()
+    set_web_identity(environment, CredentialServices(port).web_identity, tmp_path / "identity")
+    bucket = FakeBucket(lambda: 1_700_000_000.0)
+    bucket.put("a", b"content")
+    credentials = FoundKeys(clock=lambda: 0.0)
+    client = S3Client(Signing(bucket, credentials), BUCKET, credentials)
+
+    with pytest.raises(CredentialsAway) as caught:
+        await client.get("/a")
+    assert "the service that gives the credentials" in str(caught.value.advice)
+
+    asking = asyncio.ensure_future(client.get("/a"))
+    await asyncio.sleep(0.1)
+    with credential_services.running(port):
+        assert (await asking)[1] == b"content"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [
+        ((500, "InternalFailure"), CredentialsAway),
+        ((400, "Throttling"), CredentialsAway),
+        ((403, "AccessDenied"), Refused),
+        ((400, "ExpiredTokenException"), Refused),
+        ((400, "InvalidIdentityToken"), Refused),
+    ],
+    ids=str,
+)
+async def test_what_sts_says_is_told_apart(
+    tmp_path: Path,
+    environment: pytest.MonkeyPatch,
+    refusal: tuple[int, str],
+    kind: type[Exception],
+) -> None:
+    with credential_services.running() as services:
+        set_web_identity(environment, services.web_identity, tmp_path / "identity")
+        services.refusal = refusal
+        credentials = FoundKeys(clock=lambda: 0.0)
+        with pytest.raises(kind, match=refusal[1]):
+            await credentials.keys()
+
+        services.refusal = None
+        assert (await credentials.keys()).access == "found"
+
+
+async def test_the_metadata_of_a_container_may_be_away(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)
+    services = CredentialServices(free_port())
+    for name, value in services.container.items():
+        environment.setenv(name, value)
+    credentials = FoundKeys(clock=lambda: 0.0)
+
+    with pytest.raises(CredentialsAway):
+        await credentials.keys()
+
+    with credential_services.running(services.port):
+        assert (await credentials.keys()).access == "found"
