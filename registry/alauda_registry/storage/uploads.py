@@ -267,10 +267,13 @@ class UploadSession:
 
         An upload that comes in one piece is over before that matters.
         """
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
         with contextlib.suppress(BlobUploadUnknown, DriverError):
             await self._require_going_on()
-            await _create(self._driver, paths.upload_started_at(self._name, self.id), stamp)
+            await _create(self._driver, paths.upload_started_at(self._name, self.id), self._now())
+
+    def _now(self) -> bytes:
+        """Return the time as distribution writes it down."""
+        return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
     @contextlib.asynccontextmanager
     async def _writer(self) -> AsyncIterator[FileWriter]:

@@ -146,8 +146,17 @@ class BucketUploadSession(UploadSession):
     async def append(self, piece: Piece) -> int:
         try:
             async with self._writer() as writer:
-                progress = await self._receive(writer, piece, None)
-                await writer.sync(progress.dump() if progress is not None else b"")
+                is_first = writer.offset == 0
+                try:
+                    progress = await self._receive(writer, piece, None)
+                except BaseException:
+                    if is_first and writer.offset > 0:
+                        await self._stamp()
+                    raise
+                works = [writer.sync(progress.dump() if progress is not None else b"")]
+                if is_first and writer.offset > 0:
+                    works.append(self._stamp())
+                await together(works)
                 self.size = writer.offset
         except DriverError as error:
             # What was hashed here need not be what is there by now.
@@ -180,7 +189,20 @@ class BucketUploadSession(UploadSession):
             raise BlobUploadUnknown(upload=self.id) from missing
         await self._driver.publish(await self._blobs.link_step(digest, digest))
         self._progress.forget(self.id)
-        await self._forget(snapshot.delete)
+        stamp = paths.upload_started_at(self._name, self.id)
+        await together(
+            (
+                self._forget(snapshot.delete),
+                self._forget(partial(self._objects.discard, stamp)),
+            )
+        )
+
+    @override
+    async def _stamp(self) -> None:
+        # Whoever cancels the session meanwhile leaves this alone in its folder, to be expired.
+        with contextlib.suppress(DriverError):
+            path = paths.upload_started_at(self._name, self.id)
+            await self._driver.publish(Write(path, self._now(), durable=False))
 
     async def _commit_whole(self, digest: Digest, piece: Piece) -> None:
         if piece.start not in (None, 0):

@@ -7,7 +7,7 @@ import itertools
 import time
 import tracemalloc
 from collections.abc import AsyncGenerator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from typing_extensions import override
@@ -552,3 +552,54 @@ async def test_sessions_that_are_hashed_again_at_once_take_little_memory(
     # All of them were read.
     assert {type(result) for result in results} == {DigestInvalid}
     assert most < 16 * 2.5 * MIB
+
+
+def files_of(bucket: FakeBucket) -> set[str]:
+    """Return what is in the folders of uploads, but for pieces."""
+    paths = (key.partition("/_uploads/")[2] for key in bucket.objects)
+    return {path.partition("/")[2] for path in paths if "~" not in path} - {""}
+
+
+async def test_distribution_can_expire_a_session_that_is_left(bucket: FakeBucket) -> None:
+    repository = repository_of(bucket)
+    content = bytes(7 * MIB)
+    session = await repository.uploads.start()
+    assert files_of(bucket) == {"data"}
+
+    await session.append(Piece(chunks_of(content), 0))
+
+    assert files_of(bucket) == {"data", "startedat"}
+    (stamp,) = [stored for key, stored in bucket.objects.items() if key.endswith("/startedat")]
+    began = datetime.strptime(stamp.content.decode(), "%Y-%m-%dT%H:%M:%S%z")
+    assert 0 <= (datetime.now(UTC) - began).total_seconds() < 60
+
+    # Only once, and not for longer than the session.
+    session = await repository.uploads.resume(session.id)
+    await session.append(Piece(chunks_of(content), len(content)))
+    assert stamp in bucket.objects.values()
+    await session.commit(digest_of(2 * content), Piece(chunks_of(b""), None, 0))
+    assert not files_of(bucket)
+
+
+async def test_distribution_can_expire_what_a_client_left(bucket: FakeBucket) -> None:
+    session = await repository_of(bucket).uploads.start()
+
+    async def breaking_off() -> AsyncGenerator[bytes, None]:
+        async for chunk in chunks_of(bytes(MIB)):
+            yield chunk
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await session.append(Piece(breaking_off(), 0))
+
+    assert files_of(bucket) == {"data", "startedat"}
+
+
+async def test_a_whole_blob_needs_no_stamp(bucket: FakeBucket) -> None:
+    seen: list[str] = []
+    bucket.on_effect = lambda request: seen.append(request.key)
+    session = await repository_of(bucket).uploads.start()
+    await session.commit(digest_of(b"content"), Piece(chunks_of(b"content"), 0, 7))
+
+    assert not [key for key in seen if key.endswith("/startedat")]
+    assert not files_of(bucket)
