@@ -7,8 +7,9 @@ import pytest
 
 from alauda_registry.server.configuration.settings import Settings
 from alauda_registry.server.configuration.sources import load_settings
-from alauda_registry.server.opening.buckets import check_bucket
+from alauda_registry.server.opening.buckets import check_bucket, open_bucket
 from alauda_registry.serving.starting import CannotStart
+from alauda_registry.storage.drivers.s3.errors import Refused
 from tests.parts import s3
 from tests.parts.processes import free_port
 from tests.parts.tools import require
@@ -76,7 +77,8 @@ def test_a_server_that_is_away_is_waited_for(
     assert "does not answer" in caplog.text
 
 
-def test_keys_in_files_are_used_and_read_again(bucket: s3.Bucket, tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_keys_in_files_are_used_and_read_again(bucket: s3.Bucket, tmp_path: Path) -> None:
     access, secret = tmp_path / "access", tmp_path / "secret"
     access.write_text(f"{s3.ACCESS_KEY}\n")
     secret.write_text("a-wrong-secret\n")
@@ -87,12 +89,15 @@ def test_keys_in_files_are_used_and_read_again(bucket: s3.Bucket, tmp_path: Path
         ACCESSKEYFILE=str(access),
         SECRETKEYFILE=str(secret),
     )
-    with pytest.raises(CannotStart):
-        check(settings)
+    assert settings.storage.s3 is not None
+    driver = open_bucket(settings, settings.storage.s3)
+    with pytest.raises(Refused, match="SignatureDoesNotMatch"):
+        await driver.check(write=False)
 
     secret.write_text(s3.SECRET_KEY)
 
-    check(settings)
+    await driver.check(write=False)
+    await driver.aclose()
 
 
 def test_keys_are_found_as_every_aws_program_finds_them(bucket: s3.Bucket, tmp_path: Path) -> None:

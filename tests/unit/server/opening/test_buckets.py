@@ -6,28 +6,14 @@ import botocore.session
 import pytest
 from botocore.config import Config
 
-from alauda_registry.server.configuration.settings import Settings
-from alauda_registry.server.configuration.sources import load_settings
-from alauda_registry.server.opening.buckets import check_bucket, open_bucket
+from alauda_registry.server.opening.buckets import check_bucket
 from alauda_registry.serving.starting import CannotStart
 from alauda_registry.storage.drivers.s3 import client as clients
-from alauda_registry.storage.drivers.s3.driver import S3Driver
 from tests.parts.credential_services import CredentialServices
 from tests.parts.processes import free_port
+from tests.unit.server.opening.opening_buckets import opened, settings_of
 
 pytestmark = pytest.mark.anyio
-
-
-def settings_of(**variables: str) -> Settings:
-    values = {"BUCKET": "images", "ACCESSKEY": "a", "SECRETKEY": "b", **variables}
-    environ = {f"REGISTRY_STORAGE_S3_{key}": text for key, text in values.items() if text}
-    return load_settings(environ=environ).settings
-
-
-def opened(**variables: str) -> S3Driver:
-    settings = settings_of(**variables)
-    assert settings.storage.s3 is not None
-    return open_bucket(settings, settings.storage.s3)
 
 
 @pytest.mark.parametrize("region", ["moon", "eu", "auto"])

@@ -1,8 +1,9 @@
-"""Keys that are found: looked for again when they are refused, once for all who were."""
+"""Keys in files, and keys that are found: looked for again when there is reason to."""
 
 import asyncio
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from typing_extensions import override
 
 from alauda_registry.storage.drivers.s3 import client as clients, credentials as found_keys
 from alauda_registry.storage.drivers.s3.client import S3Client
-from alauda_registry.storage.drivers.s3.credentials import FoundKeys, find
+from alauda_registry.storage.drivers.s3.credentials import FoundKeys, KeyFiles, find
 from alauda_registry.storage.drivers.s3.errors import CredentialsAway, Refused
+from alauda_registry.storage.drivers.s3.signing import Keys
 from alauda_registry.storage.drivers.s3.transport import Answer, Request
 from tests.parts import credential_services
 from tests.parts.credential_services import CredentialServices
@@ -246,3 +248,101 @@ async def test_the_metadata_of_a_container_may_be_away(environment: pytest.Monke
 
     with credential_services.running(services.port):
         assert (await credentials.keys()).access == "found"
+
+
+@pytest.mark.parametrize("kind", ["web identity", "instance", "container"])
+async def test_roles_are_found_and_renewed(
+    kind: str, tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    with credential_services.running() as services:
+        if kind == "web identity":
+            set_web_identity(environment, services.web_identity, tmp_path / "identity")
+        else:
+            variables = services.instance if kind == "instance" else services.container
+            for name, value in variables.items():
+                environment.setenv(name, value)
+        # So near its end that it is renewed with each use.
+        services.lifetime = timedelta(minutes=5)
+        credentials = FoundKeys(clock=lambda: 0.0)
+        assert await credentials.keys() == Keys("found", "a-secret", "a-session")
+
+        services.access_key, services.lifetime = "renewed", timedelta(hours=6)
+        if kind == "instance":
+            # botocore takes the end of these for later than it is.
+            credentials.doubt(credentials.looked)
+        assert (await credentials.keys()).access == "renewed"
+
+        services.access_key = "not asked for"
+        assert (await credentials.keys()).access == "renewed"
+    assert set(services.identities) == ({"an-identity"} if kind == "web identity" else set())
+
+
+class Files:
+    """Keys in two files, and a clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = 0.0
+        self.access, self.secret = folder / "access", folder / "secret"
+        self.credentials = KeyFiles(self.access, self.secret, lambda: self.now)
+
+    def write(self, number: int) -> None:
+        """Replace both, as Kubernetes does it."""
+        for file, text in ((self.access, f" key{number}\n"), (self.secret, f"secret{number}\n")):
+            new = file.with_suffix(".new")
+            new.write_text(text)
+            new.rename(file)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+async def test_files_are_read_again_when_they_have_changed(files: Files) -> None:
+    files.write(1)
+    assert await files.credentials.keys() == Keys("key1", "secret1")
+
+    files.write(2)
+    # Not looked at with every request.
+    assert (await files.credentials.keys()).access == "key1"
+    files.now = found_keys._LOOK_SECONDS
+    assert await files.credentials.keys() == Keys("key2", "secret2")
+
+
+async def test_files_are_read_again_at_once_when_keys_are_refused(files: Files) -> None:
+    files.write(1)
+    await files.credentials.keys()
+    files.write(2)
+
+    files.credentials.doubt(files.credentials.looked)
+
+    assert await files.credentials.keys() == Keys("key2", "secret2")
+
+
+async def test_keys_are_kept_while_their_files_are_gone(files: Files) -> None:
+    with pytest.raises(Refused, match="can't be read"):
+        await files.credentials.keys()
+    files.write(1)
+    assert (await files.credentials.keys()).access == "key1"
+
+    files.access.unlink()
+    files.now = found_keys._LOOK_SECONDS
+    assert (await files.credentials.keys()).access == "key1"
+
+    files.write(2)
+    files.now *= 2
+    assert (await files.credentials.keys()).access == "key2"
+
+
+async def test_a_file_of_aws_is_read_again_when_it_has_changed(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    write(tmp_path / "credentials", 1)
+    credentials = FoundKeys(tmp_path / "credentials", lambda: now)
+    assert (await credentials.keys()).access == "key1"
+
+    write(tmp_path / "credentials", 20)
+    assert (await credentials.keys()).access == "key1"
+    now = found_keys._LOOK_SECONDS
+    assert (await credentials.keys()).access == "key20"
