@@ -75,6 +75,31 @@ def test_kubectl_makes_and_shows_a_stream(api: ImageApi, namespace: str) -> None
     assert shown[:2] == ["app", f"{image_api.REGISTRY}/{namespace}/app"]
 
 
+def test_tags_are_paged_over_one_state(api: ImageApi, namespace: str) -> None:
+    """Each page perhaps by another replica, and while streams change."""
+    path = f"{API}/namespaces/{namespace}"
+    for number in range(6):
+        tags = [{"name": f"v{tag}"} for tag in range(number)]
+        made = {**stream(f"app-{number}"), "spec": {"tags": tags}}
+        api.plane.api.post(f"{path}/imagestreams", json=made).raise_for_status()
+    names: list[str] = []
+    pages, token = 0, ""
+    while not pages or token:
+        query = {"limit": "4", "continue": token}
+        page = api.plane.api.get(f"{path}/imagetags", params=query).raise_for_status().json()
+        names += [item["metadata"]["name"] for item in page["items"]]
+        pages += 1
+        token = page["metadata"].get("continue", "")
+        made = {**stream(f"new-{pages}"), "spec": {"tags": [{"name": "v0"}]}}
+        api.plane.api.post(f"{path}/imagestreams", json=made).raise_for_status()
+        api.plane.api.delete(f"{path}/imagetags/app-5:v{pages}").raise_for_status()
+
+    assert names == [f"app-{number}:v{tag}" for number in range(6) for tag in range(number)]
+    shown = api.plane.kubectl("get", "imagetags", "-n", namespace, "--chunk-size=3", "-o", "name")
+    # After each of the four pages one was added, and one taken away.
+    assert len(shown.split()) == len(names)
+
+
 def test_an_answer_through_the_aggregator_has_one_audit_id(api: ImageApi) -> None:
     answer = api.plane.api.get(f"{API}/images")
 
