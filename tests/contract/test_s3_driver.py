@@ -338,6 +338,25 @@ async def test_a_writer_that_lives_renews_its_claim(
     await writer.close()
 
 
+async def test_many_small_pieces_become_one(
+    driver: S3Driver, bucket: s3.Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "MANY_PIECES", 11)
+    monkeypatch.setattr(appending, "MERGED_BYTES", 48 * MIB)
+    content = b"".join(bytes([number]) * (5 * MIB) for number in range(12)) + b"end"
+    for start in range(0, len(content), 5 * MIB):
+        writer = await driver.append("/a", create=True, wait=0)
+        await writer.write([content[start : start + 5 * MIB]])
+        await writer.sync()
+        await writer.close()
+
+    # Ten in one, and three more beside what tells of them.
+    assert len(bucket.keys()) == 1 + 4
+    snapshot = await driver.snapshot("/a")
+    await snapshot.copy("/b")
+    assert bucket.read(f"{ROOT}/b") == content
+
+
 async def test_a_token_differs_when_a_lock_was_held_in_between(driver: S3Driver) -> None:
     seen = [await driver.settled("name", wait=0)]
     for exclusive in (True, True):

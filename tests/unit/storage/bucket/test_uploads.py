@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import json
+import random
 import time
 import tracemalloc
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from typing_extensions import override
@@ -16,7 +19,7 @@ from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.errors import BlobUploadUnknown, DigestInvalid, SizeInvalid
 from alauda_registry.oci.reference import RepositoryName
 from alauda_registry.storage.driver import Busy, DriverError, Unreachable
-from alauda_registry.storage.drivers.s3 import appending, files
+from alauda_registry.storage.drivers.s3 import appending, files, parts
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
 from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
@@ -28,6 +31,7 @@ from alauda_registry.storage.hashing import HashProgress
 from alauda_registry.storage.repositories import Registry, Repository
 from alauda_registry.storage.uploads import Piece
 from tests.parts.fake_bucket import BUCKET, FakeBucket, FakeTransport, Refused
+from tests.torture.replicas_of_bucket import SMALLEST_PART, driver_over, small_parts
 
 pytestmark = pytest.mark.anyio
 
@@ -388,45 +392,50 @@ async def test_what_another_writer_has_synced_since_is_not_written_over(
     assert await driver_of(bucket).read("/file") == b"first and second"
 
 
-class Left(FakeTransport):
-    """A server whose client goes away at a request, before it has its effect or behind it.
+class Interrupted(FakeTransport):
+    """A server with one of whose requests something happens.
 
     Attributes:
         at: The number of the request.
-        client: Who goes.
+        client: Who may go with it.
     """
 
     at = 0
-    client: "asyncio.Future[None] | None" = None
+    client: "asyncio.Future[Any] | None" = None
+    _is_dead = False
 
-    def __init__(self, bucket: FakeBucket, *, before: bool) -> None:
+    def __init__(self, bucket: FakeBucket, what: str) -> None:
         super().__init__(bucket)
-        self._before = before
+        self._what = what
 
     @override
     async def send(self, request: Request) -> Answer:
         self.at -= 1
-        goes = self.client if self.at == 0 else None
-        if goes is not None and self._before:
-            goes.cancel()
-        await asyncio.sleep(0)
+        what = self._what if self.at == 0 else ""
+        await self._happen(what, "before")
         answer = await super().send(request)
-        if goes is not None:
-            goes.cancel()
-        await asyncio.sleep(0)
+        await self._happen(what, "behind")
         return answer
 
+    async def _happen(self, what: str, when: str) -> None:
+        if what == f"goes {when}" and self.client is not None:
+            self.client.cancel()
+        self._is_dead |= what == f"dies {when}"
+        if self._is_dead or what == f"breaks {when}":
+            raise ConnectionResetError
+        await asyncio.sleep(0)
 
-@pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
+
+@pytest.mark.parametrize("what", ["goes before", "goes behind"])
 async def test_no_multipart_upload_is_left_by_whom_goes_while_a_session_ends(
-    bucket: FakeBucket, *, before: bool
+    bucket: FakeBucket, what: str
 ) -> None:
     content = bytes(range(256)) * 4096 * 11
     repository = repository_of(bucket)
     for number in itertools.count(1):
         session = await repository.uploads.start()
         await session.append(Piece(chunks_of(content), 0))
-        transport = Left(bucket, before=before)
+        transport = Interrupted(bucket, what)
         other = Registry(driver_of(bucket, transport=transport)).repository(NAME)
         resumed = await other.uploads.resume(session.id)
         nothing = Piece(chunks_of(b""), len(content), 0)
@@ -446,6 +455,14 @@ async def test_no_multipart_upload_is_left_by_whom_goes_while_a_session_ends(
     assert number > 6
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it has not come to that")
+
+
 async def test_an_upload_that_still_gets_parts_is_not_swept_however_long_ago_it_began() -> None:
     ages = [timedelta(days=2)]
     bucket = FakeBucket(lambda: time.time() - ages[-1].total_seconds())
@@ -455,11 +472,11 @@ async def test_an_upload_that_still_gets_parts_is_not_swept_however_long_ago_it_
     async def body() -> AsyncGenerator[bytes, None]:
         async for chunk in chunks_of(content[: 10 * MIB]):
             yield chunk
-        await asyncio.sleep(0.05)
+        await until(lambda: any(upload.parts for upload in bucket.uploads.values()))
         ages.append(timedelta())
         async for chunk in chunks_of(content[10 * MIB : 20 * MIB]):
             yield chunk
-        await asyncio.sleep(0.05)
+        await until(lambda: any(len(upload.parts) > 1 for upload in bucket.uploads.values()))
         await sweeper.expire_uploads()
         async for chunk in chunks_of(content[20 * MIB :]):
             yield chunk
@@ -471,8 +488,7 @@ async def test_an_upload_that_still_gets_parts_is_not_swept_however_long_ago_it_
     ages.append(timedelta(days=2))
     writer = await driver_of(bucket).create("/docker/registry/v2/some")
     await writer.write([content])
-    await asyncio.sleep(0.05)
-    assert len(bucket.uploads) == 1
+    await until(lambda: any(upload.parts for upload in bucket.uploads.values()))
     await sweeper.expire_uploads()
     assert not bucket.uploads
     await writer.abort()
@@ -603,3 +619,94 @@ async def test_a_whole_blob_needs_no_stamp(bucket: FakeBucket) -> None:
 
     assert not [key for key in seen if key.endswith("/startedat")]
     assert not files_of(bucket)
+
+
+@pytest.fixture
+def few_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let parts be of 16 KiB and more, and 12 of them be many."""
+    monkeypatch.setattr(appending, "MANY_PIECES", 12)
+    monkeypatch.setattr(appending, "MERGED_BYTES", 10 * SMALLEST_PART)
+    with small_parts():
+        yield
+
+
+def pieces_of(bucket: FakeBucket, upload_id: str) -> list[tuple[str, int]]:
+    (stored,) = (stored for key, stored in bucket.objects.items() if key == _data_of(upload_id)[1:])
+    return [(name, size) for name, size in json.loads(stored.content)["pieces"]]
+
+
+@pytest.mark.usefixtures("few_pieces")
+async def test_small_pieces_become_large_ones_before_they_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts, "MAXIMUM", 20)
+    bucket = FakeBucket(time.time, smallest_part=SMALLEST_PART)
+    uploads = [Registry(driver_over(FakeTransport(bucket))).repository(NAME).uploads] * 2
+    content = random.Random(0).randbytes(80 * SMALLEST_PART)
+    session = await uploads[0].start()
+
+    for number in range(80):
+        session = await uploads[number % 2].resume(session.id)
+        start = number * SMALLEST_PART
+        some = content[start : start + SMALLEST_PART]
+        assert await session.append(Piece(chunks_of(some), start)) == start + len(some)
+        assert len([key for key in bucket.objects if "data~" in key]) <= 20
+
+    await session.commit(digest_of(content))
+    assert content in {stored.content for stored in bucket.objects.values()}
+    assert not [key for key in bucket.objects if session.id in key]
+    assert not bucket.uploads
+
+
+@pytest.mark.usefixtures("few_pieces")
+@pytest.mark.parametrize(
+    "what",
+    ["goes before", "goes behind", "breaks before", "breaks behind", "dies before", "dies behind"],
+)
+async def test_nothing_is_lost_whatever_happens_while_pieces_become_one(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    content = random.Random(0).randbytes(15 * SMALLEST_PART)
+    known = 13 * SMALLEST_PART
+    is_over = False
+    for number in itertools.count(1):
+        bucket = FakeBucket(time.time, smallest_part=SMALLEST_PART)
+        store = Registry(driver_over(FakeTransport(bucket))).repository(NAME).uploads
+        session = await store.start()
+        for start in range(0, known, SMALLEST_PART):
+            session = await store.resume(session.id)
+            with monkeypatch.context() as patch:
+                patch.setattr(appending, "MANY_PIECES", 100)
+                await session.append(
+                    Piece(chunks_of(content[start : start + SMALLEST_PART]), start)
+                )
+        assert len(pieces_of(bucket, session.id)) == 13
+
+        transport = Interrupted(bucket, what)
+        other = await Registry(driver_over(transport)).repository(NAME).uploads.resume(session.id)
+        rest = Piece(chunks_of(content[known : known + 1000]), known)
+        writing = asyncio.ensure_future(other.append(rest))
+        transport.at, transport.client = number, writing
+        await asyncio.wait([writing])
+        is_over = transport.at > 0
+        if not what.startswith("dies"):
+            # One whose beginning nobody heard of has no parts.
+            left = [one for one in bucket.uploads.values() if one.parts or what != "breaks behind"]
+            assert not left
+        if not what.startswith("dies") and what != "goes behind":
+            # Otherwise the small ones may be left, until sessions are expired.
+            names = {key.rpartition("~")[2] for key in bucket.objects if "data~" in key}
+            assert names == {name[1:] for name, _ in pieces_of(bucket, session.id)}
+        if not writing.cancelled() and writing.exception() is None:
+            assert len(pieces_of(bucket, session.id)) == 5
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "CLAIM_SECONDS", -5.0)
+            session = await store.resume(session.id)
+            assert session.size in (known, known + 1000)
+            await session.append(Piece(chunks_of(content[session.size :]), session.size))
+            await session.commit(digest_of(content))
+        assert content in {stored.content for stored in bucket.objects.values()}
+        if is_over:
+            break
+    assert number > 16

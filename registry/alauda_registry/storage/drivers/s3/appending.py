@@ -16,11 +16,13 @@ from alauda_registry.storage.drivers.s3.errors import NAME
 from alauda_registry.storage.drivers.s3.files import (
     Composition,
     Piece,
+    compose,
     drop,
     load,
     read_span,
 )
 from alauda_registry.storage.drivers.s3.parts import (
+    MIB,
     SMALLEST,
     Budget,
     PartStream,
@@ -34,6 +36,11 @@ logger = logging.getLogger(__name__)
 RENEWAL_SECONDS = 8.0
 EVEN_PIECES = 64
 """They grow late: many small ones are sent while more arrives, and copied at once at the end."""
+
+MANY_PIECES = 1000
+MERGED_BYTES = 512 * MIB
+"""When a file has many pieces, small ones that come to this become one: each request leaves some of
+its own, however little it brings, and S3 makes an object of no more than 10 000."""
 
 _TRIES = 3
 """How often what a file is made of is written down over what proves to be ours as well."""
@@ -243,6 +250,7 @@ class Appender(FileWriter, Sink):
 
     async def _begin(self) -> PartStream:
         """Go on behind what is there; a last piece that is too small for a part is begun anew."""
+        await self._merge()
         content = b""
         if self._before and self._before[-1].size < SMALLEST:
             last = self._before[-1]
@@ -259,6 +267,26 @@ class Appender(FileWriter, Sink):
         if content:
             await stream.write([content])
         return stream
+
+    async def _merge(self) -> None:
+        """Make one piece of some small ones, if there are many.
+
+        The file is made of the small ones until the next save, which is when they go.
+        """
+        pieces = self._before
+        first, end = _find_small(pieces)
+        if first == end:
+            return
+        merged = Piece(_piece_name(), sum(piece.size for piece in pieces[first:end]))
+        self._made.add(merged.name)
+        await compose(
+            self._client,
+            self._path,
+            pieces[first:end],
+            self._path + merged.name,
+            copies_at_once=self._parts_at_once,
+        )
+        self._before = (*pieces[:first], merged, *pieces[end:])
 
     async def _flush(self) -> None:
         """Make pieces of all that is here."""
@@ -294,8 +322,10 @@ class Appender(FileWriter, Sink):
                 self._made -= _names(self._pieces())
                 raise Busy(driver=NAME, path=self._path)
         if gone:
-            self._made -= gone
+            # Who is cancelled here does so in the end.
+            self._made |= gone
             await drop(self._client.delete(*(self._path + name for name in gone)))
+            self._made -= gone
 
     async def _put_down(self, note: bytes, writer: str) -> set[str]:
         """Write it down over what we know to be there, and return which pieces that tells not of.
@@ -369,6 +399,24 @@ class Appender(FileWriter, Sink):
                 continue
             with contextlib.suppress(DriverError):
                 await see_through(self._save(b"", writer=self._saved.writer))
+
+
+def _find_small(pieces: Sequence[Piece]) -> tuple[int, int]:
+    """Return where the pieces begin and end that are to become one; the same twice for none.
+
+    They are the first that come to enough, and several at least.
+    """
+    first = size = 0
+    if len(pieces) < MANY_PIECES:
+        return 0, 0
+    for number, piece in enumerate(pieces):
+        if not SMALLEST <= piece.size < MERGED_BYTES // 8:
+            first, size = number + 1, 0
+            continue
+        size += piece.size
+        if size >= MERGED_BYTES:
+            return first, number + 1
+    return 0, 0
 
 
 def _names(pieces: Iterable[Piece]) -> set[str]:
