@@ -233,8 +233,9 @@ class Slow:
 def _timer_of(port: int) -> str:
     """Return which timer the kernel has running for the connection from a port."""
     for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
-        _, local, _, _, _, timer, *_ = line.split()
-        if local.endswith(f":{port:04X}"):
+        _, local, _, state, _, timer, *_ = line.split()
+        # Established, as one that is over may have had the same port.
+        if local.endswith(f":{port:04X}") and state == "01":
             return timer.partition(":")[0]
     raise AssertionError("there is no such connection")
 
