@@ -38,16 +38,25 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, directory: Path, *, name: str = "localhost") -> CertificatePair:
+    def issue(
+        self, directory: Path, *, name: str = "localhost", is_here: bool = True
+    ) -> CertificatePair:
         """Write a pair for clients, and for servers at ``localhost``, ``name`` and this machine.
 
         Its addresses are ``127.0.0.1``, and ``0.0.0.0`` as Linux understands it, for clients that
         believe everybody at the first one.
+
+        Args:
+            directory: For the files.
+            name: Of the server.
+            is_here: Whether it is good for more than this name.
         """
+        hosts = dict.fromkeys(["localhost", name] if is_here else [name])
+        addresses = ("127.0.0.1", "0.0.0.0") if is_here else ()
         names = x509.SubjectAlternativeName(
             [
-                *[x509.DNSName(host) for host in dict.fromkeys(["localhost", name])],
-                *[x509.IPAddress(IPv4Address(text)) for text in ("127.0.0.1", "0.0.0.0")],
+                *[x509.DNSName(host) for host in hosts],
+                *[x509.IPAddress(IPv4Address(text)) for text in addresses],
             ]
         )
         key = ec.generate_private_key(ec.SECP256R1())
