@@ -6,11 +6,12 @@ deleted. Deletions and pushes of manifests are held off by the repository's lock
 has. Commits of uploads take no such lock, so whatever was moved is looked at once more: when
 somebody has just pushed what was missing, it goes back.
 
-While a file is moved and looked at, a mark says which. A run that is killed meanwhile leaves it,
-and the next one looks at that file in its place. Whatever was settled before is left alone: what
-was pushed and deleted since must not come back.
+While a file is moved and looked at, a mark says which. A run that is killed meanwhile, or can't
+look, leaves it, and the next one looks at that file in its place. Whatever was settled before is
+left alone: what was pushed and deleted since must not come back.
 """
 
+import hashlib
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
@@ -22,6 +23,7 @@ from alauda_registry.oci.reference import RepositoryName, Tag
 from alauda_registry.storage import locks, paths
 from alauda_registry.storage.driver import (
     Busy,
+    DriverError,
     Move,
     PathNotFound,
     StorageDriver,
@@ -35,6 +37,8 @@ from alauda_registry.storage.referrers import index_entry
 from alauda_registry.storage.threads import see_through
 
 _UNFINISHED = "unfinished"
+"""The folder of marks, one for each file."""
+
 _BLOBS = f"{paths.ROOT}/blobs/"
 _REPOSITORIES = f"{paths.REPOSITORIES}/"
 
@@ -89,15 +93,20 @@ class Repairer:
         given_back = []
         for run in runs:
             place = f"{paths.QUARANTINE}/{run}"
-            try:
-                marked = await self._driver.read(f"{place}/{_UNFINISHED}")
-                path = marked.decode("ascii", "replace")
-                if await self._settle(place, path):
-                    given_back.append(path)
-                await self._driver.delete(f"{place}/{_UNFINISHED}")
-            except (PathNotFound, Busy):
-                continue
+            for mark in await self._marks(place):
+                with suppress(PathNotFound, Busy):
+                    path = (await self._driver.read(mark)).decode("ascii", "replace")
+                    if await self._settle(place, path):
+                        given_back.append(path)
+                    await self._driver.delete(mark)
         return given_back
+
+    async def _marks(self, place: str) -> list[str]:
+        try:
+            names = await self._driver.names(f"{place}/{_UNFINISHED}")
+        except PathNotFound:
+            return []
+        return [f"{place}/{_UNFINISHED}/{name}" for name in names]
 
     async def _settle(self, place: str, path: str) -> bool:
         """Look at a file whose move was cut short, as nobody may delete what it belongs to."""
@@ -183,13 +192,28 @@ class Repairer:
 
     @asynccontextmanager
     async def _marked(self, path: str) -> AsyncGenerator[Write, None]:
-        """Yield the mark to write before a file is moved, and remove it in the end."""
-        mark = f"{self._place}/{_UNFINISHED}"
+        """Yield the mark to write before a file is moved, and remove it when that is settled."""
+        mark = f"{self._place}/{_UNFINISHED}/{hashlib.sha256(path.encode()).hexdigest()}"
         try:
             yield Write(mark, path.encode())
-        finally:
-            with suppress(PathNotFound):
+        except DriverError:
+            if await self._is_moved(path):
+                raise
+            with suppress(DriverError):
                 await self._driver.delete(mark)
+            raise
+        with suppress(PathNotFound):
+            await self._driver.delete(mark)
+
+    async def _is_moved(self, path: str) -> bool:
+        try:
+            await self._driver.stat(f"{self._place}{path}")
+        except PathNotFound:
+            return False
+        except DriverError:
+            # Perhaps; the next run finds out.
+            return True
+        return True
 
     async def _give_back(self, place: str, path: str) -> bool:
         """Move a file back if it is right where it was, and tell whether it is.

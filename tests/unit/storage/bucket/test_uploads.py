@@ -8,6 +8,7 @@ import json
 import random
 import time
 import tracemalloc
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -351,6 +352,43 @@ async def test_a_claim_that_can_not_be_renewed_ends_with_its_writer(
         await writer.close()
 
     await (await driver.append("/file", create=False, wait=0)).close()
+
+
+async def test_a_renewal_that_waited_for_a_sync_claims_nothing(
+    bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = driver_of(bucket)
+    monkeypatch.setattr(appending, "RENEWAL_SECONDS", 0.01)
+    writer = await driver.append("/file", create=True, wait=0)
+    await writer.write([b"content"])
+    syncing = Held(bucket)
+    driver.client.transport = syncing
+    sync = asyncio.ensure_future(writer.sync(b"a note"))
+    await syncing.came.wait()
+    # Time for one to come, and to wait for its turn.
+    await asyncio.sleep(0.1)
+    syncing.go_on.set()
+    await sync
+    await asyncio.sleep(0.1)
+
+    snapshot = await driver.snapshot("/file")
+    assert snapshot.note == b"a note"
+    await writer.close()
+
+
+class Held(FakeTransport):
+    """A server that holds what is to be written, until it is told."""
+
+    def __init__(self, bucket: FakeBucket) -> None:
+        super().__init__(bucket)
+        self.came, self.go_on = asyncio.Event(), asyncio.Event()
+
+    @override
+    async def send(self, request: Request) -> Answer:
+        if request.method == "PUT" and b64encode(b"a note") in b"".join(request.body):
+            self.came.set()
+            await self.go_on.wait()
+        return await super().send(request)
 
 
 async def test_what_another_writer_took_over_stays_his(

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -15,10 +15,17 @@ from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.errors import BlobUnknown, ManifestUnknown
 from alauda_registry.oci.reference import Tag
 from alauda_registry.storage import paths
-from alauda_registry.storage.driver import Busy, OutOfSpace, StorageDriver, Write
+from alauda_registry.storage.driver import (
+    Busy,
+    FileInfo,
+    OutOfSpace,
+    StorageDriver,
+    Unreachable,
+    Write,
+)
 from alauda_registry.storage.drivers.filesystem import FilesystemDriver
 from alauda_registry.storage.drivers.inmemory import InMemoryDriver
-from alauda_registry.storage.fsck.findings import REPAIRABLE
+from alauda_registry.storage.fsck.findings import REPAIRABLE, Finding, Kind
 from alauda_registry.storage.fsck.repairs import Repairer
 from alauda_registry.storage.fsck.verdicts import Rules
 from alauda_registry.storage.repositories import Registry, Repository
@@ -416,13 +423,46 @@ async def test_what_a_killed_repair_took_from_a_push_is_given_back(
     await fill(memory)
     await memory.delete(path)
     await memory.publish(
-        Write(f"{PLACE}/unfinished", path.encode()), Write(f"{PLACE}{path}", content)
+        Write(f"{PLACE}/unfinished/one", path.encode()), Write(f"{PLACE}{path}", content)
     )
 
     checked = await check(memory, run="next")
 
     assert (checked.findings, checked.summary.given_back) == ([], [path])
     assert await walked(memory, paths.QUARANTINE) == []
+
+
+class Sick(InMemoryDriver):
+    """Fails once when it is asked for something in quarantine."""
+
+    is_sick = False
+
+    @override
+    async def stat(self, path: str) -> FileInfo:
+        if self.is_sick and path.startswith(paths.QUARANTINE):
+            self.is_sick = False
+            raise Unreachable("503", driver="sick", path=path)
+        return await super().stat(path)
+
+
+async def test_what_could_not_be_looked_at_is_given_back_by_the_next_repair() -> None:
+    """Somebody has pushed a corrupt blob again, which was moved by then."""
+    sick = Sick()
+    path = data(LAYERS[2])
+    await fill(sick)
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    finding = Finding(Kind.BLOB_CORRUPT, path, "corrupt", size=3, modified_at=old)
+    sick.is_sick = True
+    repairer = Repairer(sick, "first")
+    with pytest.raises(Unreachable):
+        await repairer.repair(finding)
+    # What comes after it does not make it forgotten.
+    await inflict(sick, {layer(b"gone"): str(of(b"gone")).encode()})
+    assert await repairer.repair(Finding(Kind.BLOB_MISSING, layer(b"gone"), "no data"))
+
+    assert await Repairer(sick, "second").begin() == [path]
+    assert await sick.read(path) == LAYERS[2]
+    assert await Repairer(sick, "third").begin() == []
 
 
 @pytest.mark.parametrize("path", [tag("stale"), layer(b"gone"), ""])
@@ -435,7 +475,7 @@ async def test_what_a_killed_repair_took_with_reason_stays_away(path: str) -> No
         f"{PLACE}{layer(b'gone')}": str(of(b"gone")).encode(),
         f"{PLACE}{paths.revision_link(OTHER, of(IMAGE))}": str(of(IMAGE)).encode(),
     }
-    await inflict(memory, {f"{PLACE}/unfinished": path.encode(), **taken})
+    await inflict(memory, {f"{PLACE}/unfinished/one": path.encode(), **taken})
 
     assert await Repairer(memory, "next").begin() == []
 
@@ -447,7 +487,7 @@ async def test_nobody_deletes_while_a_killed_repair_is_made_up_for() -> None:
     await fill(memory)
     link = layer(LAYERS[1])
     await inflict(memory, {link: None, f"{PLACE}{link}": str(of(LAYERS[1])).encode()})
-    await inflict(memory, {f"{PLACE}/unfinished": link.encode()})
+    await inflict(memory, {f"{PLACE}/unfinished/one": link.encode()})
     deletions: list[asyncio.Task[None]] = []
 
     async def delete_there() -> None:
@@ -502,7 +542,8 @@ async def test_a_move_that_fails_leaves_no_mark() -> None:
     checked = await check(driver, run="run")
 
     assert [finding.failure for finding in checked.findings] != [None]
-    assert ("write", f"{PLACE}/unfinished") in driver.calls
+    marks = [path for operation, path in driver.calls if path.startswith(f"{PLACE}/unfinished/")]
+    assert marks
     assert await walked(memory, paths.QUARANTINE) == []
 
 

@@ -302,14 +302,22 @@ class Appender(FileWriter, Sink):
             pieces.append(piece)
         return tuple(pieces)
 
-    async def _save(self, note: bytes, *, writer: str) -> None:
+    async def _save(self, note: bytes, *, writer: str | None) -> None:
         """Write down what the file is made of.
+
+        Args:
+            note: What to say beside that.
+            writer: Who goes on writing; "" for nobody, and None for who does by then, if anybody.
 
         Raises:
             Busy: Somebody else has taken the file over.
             PathNotFound: The file is gone.
         """
         async with self._saving:
+            if writer is None:
+                if not self._saved.is_claimed:
+                    return
+                writer = self._saved.writer
             for _ in range(_TRIES):
                 try:
                     gone = await self._put_down(note, writer)
@@ -395,10 +403,8 @@ class Appender(FileWriter, Sink):
         """Tell others that we live, and what has arrived."""
         while True:
             await asyncio.sleep(RENEWAL_SECONDS)
-            if not self._saved.is_claimed:
-                continue
             with contextlib.suppress(DriverError):
-                await see_through(self._save(b"", writer=self._saved.writer))
+                await see_through(self._save(b"", writer=None))
 
 
 def _find_small(pieces: Sequence[Piece]) -> tuple[int, int]:

@@ -482,8 +482,11 @@ class S3Client:
                 query["part-number-marker"] = marker
             answer, _ = await self._send(Request("GET", self.key(path), query), path)
             _require(answer, path)
-            moments, marker = self._read(documents.parse_parts, answer, path)
+            moments, following = self._read(documents.parse_parts, answer, path)
             newest = max([*moments, *([newest] if newest else [])], default=None)
+            if following == marker:
+                raise Truncated("a list of parts does not go on", driver=NAME, path=path)
+            marker = following
         return newest
 
     async def abort_multipart(self, path: str, upload_id: str) -> None:

@@ -29,6 +29,9 @@ from alauda_registry.storage.drivers.s3.signing import (
 
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 30.0
+LONGEST_SILENCE_SECONDS = 3600.0
+"""However much a server moves: the kernel's probes are answered by balancers and by what hangs."""
+
 SLOWEST_BYTES = 1024 * 1024
 """Bytes a second that much is expected to move at, at least: to the server, or within it."""
 
@@ -339,7 +342,7 @@ def _timeout(moved: int) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(
         total=None,
         sock_connect=CONNECT_SECONDS,
-        sock_read=SILENCE_SECONDS + moved / SLOWEST_BYTES,
+        sock_read=min(SILENCE_SECONDS + moved / SLOWEST_BYTES, LONGEST_SILENCE_SECONDS),
     )
 
 

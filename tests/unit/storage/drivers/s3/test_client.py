@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,34 @@ async def test_the_newest_part_is_found_on_whichever_page_it_is() -> None:
     assert newest.timestamp() == upload.parts[3][2]
     with pytest.raises(Ended):
         await client.newest_part("/a", "another")
+
+
+class Circling(FakeTransport):
+    """A server that always gives the first page."""
+
+    @override
+    async def send(self, request: Request) -> Answer:
+        kept = {name: text for name, text in request.query.items() if "marker" not in name}
+        return await super().send(replace(request, query=kept))
+
+
+async def test_a_list_of_parts_that_does_not_go_on_is_not_read_for_ever() -> None:
+    bucket = FakeBucket(time.time, page_size=2)
+    client = S3Client(Circling(bucket), BUCKET, KEYS)
+    upload_id = await client.begin_multipart("/a")
+    for number in (1, 2, 3):
+        await client.put_part(
+            "/a", upload_id, number, [b"part"], hashlib.sha256(b"part").hexdigest()
+        )
+
+    with pytest.raises(Truncated, match="does not go on"):
+        await client.newest_part("/a", upload_id)
+
+
+def test_the_patience_with_a_silent_server_has_an_end() -> None:
+    assert transports._timeout(0).sock_read == 30
+    assert transports._timeout(2**30).sock_read == 30 + 1024
+    assert transports._timeout(2**40).sock_read == 3600
 
 
 class Refusing(FakeTransport):
