@@ -155,9 +155,6 @@ class Replicas:
         count: How many.
         die: Decides what happens to their requests.
         trouble: How often.
-
-    Attributes:
-        deaths: How many have died so far.
     """
 
     def __init__(
@@ -168,7 +165,11 @@ class Replicas:
         self._trouble = trouble
         self._all: list[tuple[Replica, Registry]] = []
         self._current = [self._start(number) for number in range(count)]
-        self.deaths = 0
+
+    @property
+    def deaths(self) -> int:
+        """How many have died so far, whether anybody has asked for them since or not."""
+        return sum(not replica.is_alive for replica, _ in self._all)
 
     def __len__(self) -> int:
         return len(self._current)
@@ -176,7 +177,6 @@ class Replicas:
     def __getitem__(self, number: int) -> Registry:
         replica, registry = self._current[number]
         if not replica.is_alive:
-            self.deaths += 1
             replica, registry = self._current[number] = self._start(number)
         return registry
 
