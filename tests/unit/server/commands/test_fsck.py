@@ -147,7 +147,7 @@ def test_what_a_killed_repair_had_taken_is_told_when_it_is_back(
 ) -> None:
     run_of_then = f"{paths.QUARANTINE}/20260101T000000Z-1"
     link = paths.blob_link(APP, Digest.of(LAYERS[1]))
-    write(root, f"{run_of_then}/unfinished", link.encode())
+    write(root, f"{run_of_then}/unfinished/one", link.encode())
     moved = write(root, f"{run_of_then}{link}", b"")
     (root / link[1:]).rename(moved)
 
