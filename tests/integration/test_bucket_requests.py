@@ -33,7 +33,7 @@ MOST = {
     "pull of an image of one layer by tag, through": 7,
     "push of a layer of 1 MiB": 6,
     "push of a layer of 32 MiB": 11,
-    "push of a layer of 32 MiB, chunked": 23,
+    "push of a layer of 32 MiB, chunked": 22,
     "mount of a layer": 3,
     "push of an image of one layer by tag": 20,
     "list of 300 tags": 1,

@@ -291,8 +291,12 @@ class Snapshot(Protocol):
         """
         ...
 
-    async def delete(self) -> None:
-        """Delete the file; one that is gone does not matter."""
+    async def delete(self, *others: str) -> None:
+        """Delete the file; one that is gone does not matter.
+
+        Args:
+            others: Files that are deleted along with it; nothing was appended to them.
+        """
         ...
 
 

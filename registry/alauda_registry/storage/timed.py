@@ -285,5 +285,5 @@ class _TimedSnapshot(Snapshot):
         await self._timed("StorageDriver.Move", self._snapshot.copy(target))
 
     @override
-    async def delete(self) -> None:
-        await self._timed("StorageDriver.Delete", self._snapshot.delete())
+    async def delete(self, *others: str) -> None:
+        await self._timed("StorageDriver.Delete", self._snapshot.delete(*others))

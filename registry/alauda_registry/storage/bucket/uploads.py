@@ -190,12 +190,7 @@ class BucketUploadSession(UploadSession):
         await self._driver.publish(await self._blobs.link_step(digest, digest))
         self._progress.forget(self.id)
         stamp = paths.upload_started_at(self._name, self.id)
-        await together(
-            (
-                self._forget(snapshot.delete),
-                self._forget(partial(self._objects.discard, stamp)),
-            )
-        )
+        await self._forget(partial(snapshot.delete, stamp))
 
     @override
     async def _stamp(self) -> None:

@@ -635,6 +635,23 @@ async def test_distribution_can_expire_a_session_that_is_left(bucket: FakeBucket
     assert not files_of(bucket)
 
 
+async def test_a_session_is_deleted_by_one_request(bucket: FakeBucket) -> None:
+    repository = repository_of(bucket)
+    content = bytes(7 * MIB)
+    session = await repository.uploads.start()
+    for start in (0, len(content)):
+        await session.append(Piece(chunks_of(content), start))
+    assert len([key for key in bucket.objects if "/_uploads/" in key]) > 3
+    seen: list[Request] = []
+    bucket.on_request = seen.append
+
+    await session.commit(digest_of(2 * content), Piece(chunks_of(b""), None, 0))
+
+    (deletion,) = [one for one in seen if one.method == "DELETE" or "delete" in one.query]
+    assert deletion.method == "POST"
+    assert not [key for key in bucket.objects if "/_uploads/" in key]
+
+
 async def test_distribution_can_expire_what_a_client_left(bucket: FakeBucket) -> None:
     session = await repository_of(bucket).uploads.start()
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from alauda_registry.storage.driver import DriverError, Snapshot
+from alauda_registry.storage.driver import DriverError, Snapshot, require_valid
 from alauda_registry.storage.drivers.s3.client import ObjectInfo, S3Client
 from alauda_registry.storage.drivers.s3.documents import Part
 from alauda_registry.storage.drivers.s3.errors import NAME, Truncated
@@ -255,6 +255,9 @@ class FileSnapshot(Snapshot):
         )
 
     @override
-    async def delete(self) -> None:
+    async def delete(self, *others: str) -> None:
+        for other in others:
+            require_valid(other, driver=NAME)
         names = {piece.name for piece in self._composition.pieces if piece.name}
-        await self._client.delete(self._path, *(self._path + name for name in sorted(names)))
+        pieces = (self._path + name for name in sorted(names))
+        await self._client.delete(self._path, *pieces, *others)
