@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,9 @@ _LOOK_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
 _FIND_SECONDS = 10.0
 """How long whoever gives credentials is waited for, with botocore's own tries."""
+
+_KEPT_SECONDS = 5.0
+"""How long keys that could not be renewed are used before it is tried again."""
 
 _TROUBLE = (BotoCoreError, ClientError, OSError, TimeoutError)
 _ADVICE = (
@@ -184,11 +188,14 @@ class FoundKeys(Credentials):
     ) -> None:
         usual = Path(AioSession().get_config_variable("credentials_file"))
         self._shared_file = shared_file
+        self._clock = clock
         self._watch = _Watch((shared_file or usual.expanduser(),), clock)
         self._find = find
         self._found: Any = None
         self._finding = asyncio.Lock()
         self._is_doubted = True
+        self._is_asking = False
+        self._asks_again_at = float("-inf")
 
     @override
     async def keys(self) -> Keys:
@@ -200,17 +207,38 @@ class FoundKeys(Credentials):
                 # Nobody is told when an environment gets a role.
                 self._is_doubted = True
                 raise Refused("no credentials", path="/", code="NO_CREDENTIALS", advice=_ADVICE)
-            async with asyncio.timeout(_FIND_SECONDS):
-                frozen = await self._found.get_frozen_credentials()
+            return await self._current()
         except _TROUBLE as error:
             raise _failure(error) from error
-        return Keys(frozen.access_key, frozen.secret_key, frozen.token)
 
     @override
     def doubt(self, looked: int) -> None:
         # Others have been refused and looked since, where it is another number.
         if looked == self.looked:
             self._is_doubted = True
+
+    async def _current(self) -> Keys:
+        """Return the keys that were found, renewed where that is due and possible.
+
+        In the last minutes of keys botocore returns none but new ones, and has everybody wait for
+        these, one after another. So one request asks for them, and all others use what is good.
+        """
+        found = self._found
+        if (self._is_asking or self._clock() < self._asks_again_at) and (good := _unexpired(found)):
+            return good
+        self._is_asking = True
+        try:
+            async with asyncio.timeout(_FIND_SECONDS):
+                return _keys_of(await found.get_frozen_credentials())
+        except _TROUBLE as error:
+            good = _unexpired(found)
+            if good is None:
+                raise
+            self._asks_again_at = self._clock() + _KEPT_SECONDS
+            logger.warning("the keys are used to their end, since they can't be renewed: %s", error)
+            return good
+        finally:
+            self._is_asking = False
 
     async def _look(self) -> None:
         """Look if there is reason to, or wait for whoever does."""
@@ -234,6 +262,18 @@ class FoundKeys(Credentials):
                     raise
                 logger.warning("the keys are kept, since others can't be had now: %s", error)
             self.looked += 1
+
+
+def _keys_of(frozen: Any) -> Keys:
+    return Keys(frozen.access_key, frozen.secret_key, frozen.token)
+
+
+def _unexpired(found: Any) -> Keys | None:
+    """Return the keys that botocore has, as long as they are good; None where they do not end."""
+    end, frozen = (getattr(found, name, None) for name in ("_expiry_time", "_frozen_credentials"))
+    if end is None or frozen is None or end <= datetime.now(UTC):
+        return None
+    return _keys_of(frozen)
 
 
 def _failure(error: Exception) -> DriverError:

@@ -3,11 +3,13 @@
 import asyncio
 import os
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiobotocore.credentials import AioRefreshableCredentials
+from botocore.exceptions import ConnectTimeoutError
 from botocore.utils import ContainerMetadataFetcher
 from typing_extensions import override
 
@@ -171,6 +173,86 @@ async def test_keys_are_kept_while_who_gives_them_hangs(
     credentials.doubt(credentials.looked)
 
     assert (await credentials.keys()).access == "key1"
+
+
+class Renewing:
+    """Keys that end, and whoever renews them.
+
+    Attributes:
+        now: The clock of whoever uses them, in seconds.
+        asked: How often they were to be renewed.
+        is_away: Whether whoever renews them does not answer, which takes a while.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.asked = 0
+        self.is_away = False
+        self.found = AioRefreshableCredentials(
+            "first", "secret", "token", datetime.now(UTC) + timedelta(hours=1), self._renew, "test"
+        )
+        self.credentials = FoundKeys(clock=lambda: self.now, find=self._find)
+
+    def end_in(self, minutes: float) -> None:
+        """Let the keys that are used end then."""
+        self.found._expiry_time = datetime.now(UTC) + timedelta(minutes=minutes)
+
+    async def _find(self, shared_file: Path | None) -> AioRefreshableCredentials:
+        return self.found
+
+    async def _renew(self) -> dict[str, str]:
+        self.asked += 1
+        if self.is_away:
+            await asyncio.sleep(0.05)
+            raise ConnectTimeoutError(endpoint_url="https://sts.example")
+        end = datetime.now(UTC) + timedelta(hours=1)
+        return {
+            "access_key": "second",
+            "secret_key": "secret",
+            "token": "token",
+            "expiry_time": end.isoformat(),
+        }
+
+
+async def test_keys_are_used_to_their_end_while_nobody_renews_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    renewing = Renewing()
+    credentials = renewing.credentials
+    assert (await credentials.keys()).access == "first"
+
+    # In the last ten minutes botocore returns new ones or none.
+    renewing.end_in(9)
+    renewing.is_away = True
+    many = await asyncio.gather(*(credentials.keys() for _ in range(50)))
+    assert {keys.access for keys in many} == {"first"}
+    assert (await credentials.keys()).access == "first"
+    assert renewing.asked == 1
+    assert caplog.text.count("the keys are used to their end") == 1
+
+    renewing.now += found_keys._KEPT_SECONDS
+    assert (await credentials.keys()).access == "first"
+    assert renewing.asked == 2
+
+    renewing.end_in(0)
+    with pytest.raises(CredentialsAway):
+        await credentials.keys()
+
+    renewing.is_away = False
+    assert (await credentials.keys()).access == "second"
+
+
+async def test_keys_that_could_not_be_renewed_are_renewed_some_seconds_later() -> None:
+    renewing = Renewing()
+    await renewing.credentials.keys()
+    renewing.end_in(9)
+    renewing.is_away = True
+    assert (await renewing.credentials.keys()).access == "first"
+
+    renewing.is_away = False
+    assert (await renewing.credentials.keys()).access == "first"
+    renewing.now += found_keys._KEPT_SECONDS
+    assert (await renewing.credentials.keys()).access == "second"
 
 
 class Signing(FakeTransport):
