@@ -6,12 +6,16 @@ host of theirs, or hide behind the addresses of others.
 """
 
 import ipaddress
+import logging
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from starlette.types import Scope
+
+logger = logging.getLogger(__name__)
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -20,6 +24,11 @@ MOST_HOPS = 20
 
 _LONGEST_HOP = 1024
 """Characters that one of them may say."""
+
+_QUIET_SECONDS = 600.0
+"""How long nothing more is said of contradictions: clients can make as many as they like."""
+
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _PAIR = re.compile(r'\s*([a-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s;,"]*))\s*', re.IGNORECASE)
@@ -38,15 +47,48 @@ class Origin:
     address: str
 
 
+class Contradictions:
+    """Tells the log now and then that two kinds of fields differ, which nobody sees otherwise.
+
+    Args:
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._quiet_until: dict[str, float] = {}
+
+    def look(self, peer: str, **said: set[str]) -> None:
+        """Look for them in what a proxy says, whatever it is about."""
+        differing = [what for what, values in said.items() if len(values) > 1]
+        if not differing:
+            return
+        now = self._clock()
+        if all(now < self._quiet_until.get(what, now) for what in differing):
+            return
+        self._quiet_until |= dict.fromkeys(differing, now + _QUIET_SECONDS)
+        logger.warning(
+            "Forwarded and X-Forwarded-* that come from %s differ in the %s, so neither counts: "
+            "let the proxy write the same in both, or remove the one that it does not write; for "
+            "scheme and host http.host will do, the URL that clients use",
+            peer,
+            " and the ".join(differing),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Proxies:
     """Knows which proxies to believe.
 
     Args:
         networks: Their addresses.
+        contradictions: Told what they say.
     """
 
     networks: tuple[Network, ...] = ()
+    contradictions: Contradictions = field(
+        default_factory=Contradictions, compare=False, repr=False
+    )
 
     def origin(self, scope: Scope) -> Origin:
         """Return how client and server see each other in a request."""
@@ -54,14 +96,21 @@ class Proxies:
         host, scheme = _header(scope, b"host"), str(scope["scheme"])
         if not self.are_before(scope):
             return Origin(_url(scheme, host, scope), peer)
-        kinds = (_forwarded_hops(scope), _x_forwarded_hops(scope))
-        ways = [self._follow(hops, peer) for hops in kinds if hops]
+        ways = self._ways(scope, peer)
         # Proxies write one kind, or the same in both. Where they differ the client has written the
         # other one, and could otherwise have whatever it likes: what the connection says holds.
-        scheme = _common((way.scheme for way in ways if way.scheme), scheme)
+        schemes = {way.scheme for way in ways if way.scheme}
+        scheme = _only(schemes, scheme)
         # Of a host that they leave as it is they say nothing.
-        host = _common((way.host or host for way in ways), host)
-        return Origin(_url(scheme, host, scope), _common((way.address for way in ways), peer))
+        hosts = {(way.host or host).removesuffix(_USUAL_PORTS[scheme]) for way in ways}
+        addresses = {way.address for way in ways}
+        self.contradictions.look(peer, client=addresses, scheme=schemes, host=hosts)
+        return Origin(_url(scheme, _only(hosts, host), scope), _only(addresses, peer))
+
+    def _ways(self, scope: Scope, peer: str) -> list["_Hop"]:
+        """Return what each kind of fields says, of those that are there."""
+        kinds = (_forwarded_hops(scope), _x_forwarded_hops(scope))
+        return [self._follow(hops, peer) for hops in kinds if hops]
 
     def _follow(self, hops: Sequence["_Hop"], peer: str) -> "_Hop":
         """Return address, host and scheme as the outermost proxy of ours has seen them."""
@@ -81,7 +130,12 @@ class Proxies:
 
     def address(self, scope: Scope) -> str:
         """Return the client's address."""
-        return self.origin(scope).address if self.networks else peer_address(scope)
+        peer = peer_address(scope)
+        if not self.are_before(scope):
+            return peer
+        addresses = {way.address for way in self._ways(scope, peer)}
+        self.contradictions.look(peer, client=addresses)
+        return _only(addresses, peer)
 
     def are_before(self, scope: Scope) -> bool:
         """Tell whether one of them holds the other end of the connection."""
@@ -172,10 +226,9 @@ def _header(scope: Scope, wanted: bytes) -> str:
     return b",".join(found).decode("latin-1")
 
 
-def _common(said: Iterable[str], otherwise: str) -> str:
+def _only(said: set[str], otherwise: str) -> str:
     """Return what all say; something else where they differ, or there are none."""
-    values = set(said)
-    return values.pop() if len(values) == 1 else otherwise
+    return next(iter(said)) if len(said) == 1 else otherwise
 
 
 def _url(scheme: str, host: str, scope: Scope) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alauda_registry.server.proxies import MOST_HOPS, Origin, Proxies
+from alauda_registry.server.proxies import MOST_HOPS, Contradictions, Origin, Proxies
 
 PROXIES = Proxies((ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("2001:db8::/32")))
 
@@ -100,6 +100,34 @@ def scope(peer: str, scheme: str = "http", **headers: str) -> dict[str, Any]:
             {"forwarded": "for=203.0.113.9;proto=https", "x_forwarded_host": "evil.example"},
             Origin("https://inner:5000", "10.0.0.1"),
         ),
+        # The usual port may be left out.
+        (
+            {
+                "forwarded": "for=203.0.113.9;proto=https;host=a.example",
+                "x_forwarded_for": "203.0.113.9",
+                "x_forwarded_host": "a.example:443",
+            },
+            Origin("https://a.example", "203.0.113.9"),
+        ),
+        (
+            {"forwarded": 'host="[2001:db9::1]:80"', "x_forwarded_host": "[2001:db9::1]"},
+            Origin("http://[2001:db9::1]", "10.0.0.1"),
+        ),
+        (
+            {
+                "forwarded": "proto=https;host=a.example",
+                "x_forwarded_host": "a.example:80",
+            },
+            Origin("https://inner:5000", "10.0.0.1"),
+        ),
+        # Who writes both names the host in both: it could be the client's word.
+        (
+            {
+                "forwarded": "for=203.0.113.9;proto=https;host=a.example",
+                "x_forwarded_for": "203.0.113.9",
+            },
+            Origin("https://inner:5000", "203.0.113.9"),
+        ),
         # Two proxies one behind the other, or one that writes less in one of them.
         (
             {
@@ -180,3 +208,26 @@ def test_a_hop_that_says_more_than_any_proxy_does_says_nothing() -> None:
     said = "for=203.0.113.9;" + "host=b.example;" * 1_000
 
     assert PROXIES.origin(scope("10.0.0.1", forwarded=said)).url == "http://inner:5000"
+
+
+def test_contradictions_are_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    proxies = Proxies(PROXIES.networks, Contradictions(lambda: now))
+    agreeing = {"forwarded": "proto=https;host=a.example", "x_forwarded_host": "a.example:443"}
+    proxies.origin(scope("10.0.0.1", **agreeing))
+    assert not caplog.records
+
+    differing = scope("10.0.0.1", **agreeing | {"x_forwarded_host": "b.example"})
+    # All that is asked for with http.host.
+    proxies.address(differing)
+    assert not caplog.records
+    for _ in range(3):
+        proxies.origin(differing)
+    assert "from 10.0.0.1 differ in the host, so neither counts" in caplog.text
+    assert "http.host" in caplog.text
+    assert len(caplog.records) == 1
+
+    now += 600
+    proxies.origin(scope("10.0.0.1", forwarded="for=1.1.1.1;proto=http", x_forwarded_proto="https"))
+    assert "differ in the client and the scheme" in caplog.records[-1].message
+    assert len(caplog.records) == 2
