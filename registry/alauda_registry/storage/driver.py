@@ -275,8 +275,8 @@ class Snapshot(Protocol):
         """What :meth:`FileWriter.sync` was given along with the last of the bytes, or b""."""
         ...
 
-    async def read(self, offset: int, length: int) -> bytes:
-        """Return what is at ``offset``, at most ``length`` bytes.
+    def stream(self) -> AsyncGenerator[bytes, None]:
+        """Yield the content as it comes, little of it at a time.
 
         Raises:
             PathNotFound: It is gone.

@@ -277,8 +277,8 @@ class _TimedSnapshot(Snapshot):
         return self._snapshot.note
 
     @override
-    async def read(self, offset: int, length: int) -> bytes:
-        return await self._timed("StorageDriver.Reader", self._snapshot.read(offset, length))
+    def stream(self) -> AsyncGenerator[bytes, None]:
+        return self._snapshot.stream()
 
     @override
     async def copy(self, target: str) -> None:

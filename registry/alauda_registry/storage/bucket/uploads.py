@@ -57,9 +57,6 @@ _BLOCK = 256 * 1024
 """Bytes collected before they are hashed. They are kept as part of a part anyway, but what is
 collected is not counted as such."""
 
-_READ_BYTES = 1024 * 1024
-"""What is read at once of a session that is hashed again; no budget counts it."""
-
 _POLL_SECONDS = 0.25
 
 
@@ -245,15 +242,10 @@ class BucketUploadSession(UploadSession):
         )
         if stored is not None:
             return stored
-        hasher = algorithm.hasher()
-        offset = 0
         try:
-            while block := await snapshot.read(offset, _READ_BYTES):
-                await run_blocking(None, hasher.update, block)
-                offset += len(block)
+            return await _hash_again(snapshot, algorithm)
         except PathNotFound as missing:
             raise BlobUploadUnknown(upload=self.id) from missing
-        return Digest(algorithm, hasher.hexdigest())
 
     async def _snapshot(self) -> Snapshot:
         """Look at what has arrived, when nobody is writing any more."""
@@ -296,3 +288,19 @@ async def receive(objects: ObjectStore, digest: Digest, piece: Piece) -> None:
         await writer.commit()
     finally:
         await writer.abort()
+
+
+async def _hash_again(snapshot: Snapshot, algorithm: Algorithm) -> Digest:
+    """Hash what has arrived, little of it at a time: no budget counts what is in memory."""
+    hasher = algorithm.hasher()
+    block: list[bytes] = []
+    size = 0
+    async with contextlib.aclosing(snapshot.stream()) as chunks:
+        async for chunk in chunks:
+            block.append(chunk)
+            size += len(chunk)
+            if size >= _BLOCK:
+                await run_blocking(None, hasher.update, b"".join(block))
+                block, size = [], 0
+    hasher.update(b"".join(block))
+    return Digest(algorithm, hasher.hexdigest())

@@ -19,7 +19,7 @@ from typing_extensions import override
 from alauda_registry.oci.digest import Algorithm, Digest
 from alauda_registry.oci.errors import BlobUploadUnknown, DigestInvalid, SizeInvalid
 from alauda_registry.oci.reference import RepositoryName
-from alauda_registry.storage.driver import Busy, DriverError, Unreachable
+from alauda_registry.storage.driver import Busy, DriverError, Snapshot, Unreachable
 from alauda_registry.storage.drivers.s3 import appending, files, parts
 from alauda_registry.storage.drivers.s3.client import S3Client
 from alauda_registry.storage.drivers.s3.credentials import GivenKeys
@@ -27,7 +27,7 @@ from alauda_registry.storage.drivers.s3.driver import S3Driver, S3Options
 from alauda_registry.storage.drivers.s3.errors import Ended
 from alauda_registry.storage.drivers.s3.parts import MIB
 from alauda_registry.storage.drivers.s3.signing import Keys
-from alauda_registry.storage.drivers.s3.transport import Answer, Request
+from alauda_registry.storage.drivers.s3.transport import Answer, OpenAnswer, Request
 from alauda_registry.storage.hashing import HashProgress
 from alauda_registry.storage.repositories import Registry, Repository
 from alauda_registry.storage.uploads import Piece
@@ -95,6 +95,10 @@ def digest_of(content: bytes) -> Digest:
 async def chunks_of(content: bytes, size: int = BLOCK) -> AsyncGenerator[bytes, None]:
     for start in range(0, len(content), size):
         yield content[start : start + size]
+
+
+async def content_of(snapshot: Snapshot) -> bytes:
+    return b"".join([chunk async for chunk in snapshot.stream()])
 
 
 async def test_what_is_dropped_is_no_longer_counted(bucket: FakeBucket) -> None:
@@ -165,7 +169,7 @@ async def test_nothing_is_missing_in_what_a_cancelled_request_leaves(
 
     snapshot = await driver_of(bucket).snapshot(_data_of(session.id))
     assert snapshot.size > 0
-    assert await snapshot.read(0, snapshot.size) == content[: snapshot.size]
+    assert await content_of(snapshot) == content[: snapshot.size]
 
 
 def _data_of(upload_id: str) -> str:
@@ -284,7 +288,7 @@ async def test_pieces_are_kept_of_what_was_saved_and_refused_at_once(bucket: Fak
     await writer.close()
 
     snapshot = await driver_of(bucket).snapshot("/file")
-    assert await snapshot.read(0, snapshot.size) == content
+    assert await content_of(snapshot) == content
 
 
 async def test_no_pieces_are_left_of_what_was_deleted_meanwhile(bucket: FakeBucket) -> None:
@@ -567,6 +571,24 @@ async def test_a_push_whose_multipart_upload_is_ended_by_others_can_be_made_agai
     assert not bucket.uploads
 
 
+async def test_any_part_of_a_file_in_pieces_is_read(bucket: FakeBucket) -> None:
+    content = random.Random(0).randbytes(12 * MIB)
+    driver = driver_of(bucket)
+    for start in (0, 6 * MIB):
+        writer = await driver.append("/file", create=True, wait=0)
+        await writer.write([content[start : start + 6 * MIB]])
+        await writer.sync()
+        await writer.close()
+    reader = await driver.open("/file")
+
+    ends = (0, 1, 5 * MIB, 6 * MIB - 1, 6 * MIB, 6 * MIB + 1, 12 * MIB - 1, 12 * MIB)
+    for offset, end in itertools.product(ends, (*ends, 13 * MIB)):
+        if offset <= end:
+            part = [chunk async for chunk in reader.stream(offset, end - offset)]
+            assert b"".join(part) == content[offset:end]
+    reader.close()
+
+
 class Copying(FakeTransport):
     """A server whose answers have bytes of their own, as those of a real one."""
 
@@ -574,6 +596,11 @@ class Copying(FakeTransport):
     async def send(self, request: Request) -> Answer:
         answer = await super().send(request)
         return Answer(answer.status, answer.headers, bytes(memoryview(answer.body)))
+
+    @override
+    async def open(self, request: Request) -> OpenAnswer:
+        # Whose bytes come one after another.
+        return await FakeTransport(self._bucket).open(request)
 
 
 async def test_sessions_that_are_hashed_again_at_once_take_little_memory(
@@ -606,6 +633,32 @@ async def test_sessions_that_are_hashed_again_at_once_take_little_memory(
     # All of them were read.
     assert {type(result) for result in results} == {DigestInvalid}
     assert most < 16 * 2.5 * MIB
+
+
+@pytest.mark.parametrize("sizes", [(9, 7), (17,), (5, 5, 5, 5)], ids=str)
+async def test_a_session_is_hashed_again_by_one_request_for_each_piece(
+    bucket: FakeBucket, sizes: tuple[int, ...]
+) -> None:
+    content = random.Random(0).randbytes(sum(sizes) * MIB)
+    start = 0
+    session = await repository_of(bucket).uploads.start()
+    for size in sizes:
+        # By a worker that has not seen what came before.
+        session = await repository_of(bucket).uploads.resume(session.id)
+        some = content[start : start + size * MIB]
+        start = await session.append(Piece(chunks_of(some), start))
+    pieces = [key for key in bucket.objects if "data~" in key]
+    session = await repository_of(bucket).uploads.resume(session.id)
+    seen: list[Request] = []
+    bucket.on_request = seen.append
+
+    # In another way than it was hashed when it came.
+    digest = Digest.of(content, Algorithm.SHA512)
+    await session.commit(digest, Piece(chunks_of(b""), len(content), 0))
+
+    read = [request.key for request in seen if request.method == "GET" and "data~" in request.key]
+    assert sorted(read) == sorted(pieces)
+    assert await repository_of(bucket).blobs.stat(digest) == len(content)
 
 
 def files_of(bucket: FakeBucket) -> set[str]:

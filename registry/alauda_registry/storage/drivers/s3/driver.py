@@ -45,13 +45,13 @@ from alauda_registry.storage.drivers.s3.documents import Entry, Listing
 from alauda_registry.storage.drivers.s3.errors import NAME, Ended, failure
 from alauda_registry.storage.drivers.s3.files import (
     Composition,
-    FileSnapshot,
     load,
     read_span,
 )
 from alauda_registry.storage.drivers.s3.locks import Locks
 from alauda_registry.storage.drivers.s3.parts import MIB, Budget
 from alauda_registry.storage.drivers.s3.reading import ObjectReader, PiecesReader, SharedReads
+from alauda_registry.storage.drivers.s3.snapshots import FileSnapshot
 from alauda_registry.storage.together import together
 
 logger = logging.getLogger(__name__)

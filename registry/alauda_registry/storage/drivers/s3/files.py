@@ -19,9 +19,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from typing_extensions import override
-
-from alauda_registry.storage.driver import DriverError, Snapshot, require_valid
+from alauda_registry.storage.driver import DriverError
 from alauda_registry.storage.drivers.s3.client import ObjectInfo, S3Client
 from alauda_registry.storage.drivers.s3.documents import Part
 from alauda_registry.storage.drivers.s3.errors import NAME, Truncated
@@ -210,54 +208,3 @@ async def drop(cleanup: Coroutine[Any, Any, object]) -> None:
         await cleanup
     except DriverError as error:
         logger.warning("something unfinished is left in the bucket for now: %s", error)
-
-
-class FileSnapshot(Snapshot):
-    """A file as one read of its key showed it.
-
-    Args:
-        client: The bucket.
-        path: The file.
-        composition: What it is made of.
-        copies_at_once: How many parts are copied at once.
-    """
-
-    def __init__(
-        self, client: S3Client, path: str, composition: Composition, copies_at_once: int
-    ) -> None:
-        self._client = client
-        self._path = path
-        self._composition = composition
-        self._copies_at_once = copies_at_once
-
-    @property
-    @override
-    def size(self) -> int:
-        return self._composition.size
-
-    @property
-    @override
-    def note(self) -> bytes:
-        return self._composition.note
-
-    @override
-    async def read(self, offset: int, length: int) -> bytes:
-        return await read_span(self._client, self._path, self._composition.pieces, offset, length)
-
-    @override
-    async def copy(self, target: str) -> None:
-        await compose(
-            self._client,
-            self._path,
-            self._composition.pieces,
-            target,
-            copies_at_once=self._copies_at_once,
-        )
-
-    @override
-    async def delete(self, *others: str) -> None:
-        for other in others:
-            require_valid(other, driver=NAME)
-        names = {piece.name for piece in self._composition.pieces if piece.name}
-        pieces = (self._path + name for name in sorted(names))
-        await self._client.delete(self._path, *pieces, *others)

@@ -10,12 +10,11 @@ from typing_extensions import override
 from alauda_registry.storage.driver import FileReader, Inflow
 from alauda_registry.storage.drivers.s3.client import TROUBLE, Conflict, ObjectInfo, S3Client
 from alauda_registry.storage.drivers.s3.errors import NAME, Truncated, failure
-from alauda_registry.storage.drivers.s3.files import Composition, read_span
+from alauda_registry.storage.drivers.s3.files import Composition, Piece
 from alauda_registry.storage.drivers.s3.transport import OpenAnswer
 
 T = TypeVar("T", bound=bytes | Inflow)
 
-_CHUNK = 1024 * 1024
 _RESUMPTIONS = 3
 """How often a body that was cut off without a byte in between is asked for again."""
 
@@ -175,7 +174,13 @@ async def _sockets(answer: OpenAnswer) -> AsyncGenerator[bytes | Inflow, None]:
 
 
 class PiecesReader(FileReader):
-    """A file in pieces that is being read."""
+    """A file in pieces that is being read, each of them by one request.
+
+    Args:
+        client: The bucket.
+        path: The file.
+        composition: What it is made of.
+    """
 
     def __init__(self, client: S3Client, path: str, composition: Composition) -> None:
         self._client = client
@@ -196,12 +201,28 @@ class PiecesReader(FileReader):
         self, offset: int = 0, length: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         end = self.size if length is None else min(self.size, offset + length)
-        pieces = self._composition.pieces
-        while offset < end:
-            span = min(_CHUNK, end - offset)
-            yield await read_span(self._client, self._path, pieces, offset, span)
-            offset += span
+        for piece in self._composition.pieces:
+            span = min(end, piece.size) - offset
+            if span > 0:
+                async with aclosing(self._part(piece, offset, span)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            offset, end = max(0, offset - piece.size), end - piece.size
 
     @override
     def close(self) -> None:
         return
+
+    async def _part(self, piece: Piece, offset: int, length: int) -> AsyncGenerator[bytes, None]:
+        path = self._path + piece.name
+        # As a part of it, since what stands before a server may leave out the size of the whole.
+        info, answer = await self._client.open(path, 0, piece.size)
+        reader = ObjectReader(self._client, path, info, answer)
+        try:
+            if info.size != piece.size:
+                raise Truncated("a piece has another size", driver=NAME, path=path)
+            async with aclosing(reader.stream(offset, length)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            reader.close()
