@@ -4,6 +4,7 @@ Facts/apiserver.md 2.9 has the steps. What a manager applied before and does not
 removed, unless somebody else owns it; what somebody else owns and has another value is a conflict.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from alauda_imageapi.machinery.schema import Schema, WrongType, conform
 
 MOST_UPDATERS = 10
 LONGEST_MANAGER = 128
+MOST_SENT = 100
+"""Entries that a client may send; more are far from what anybody could have read."""
 _KUBECTL = "kubectl"
 """The manager of ``kubectl apply --server-side``, which takes over what it applied before."""
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -207,13 +210,19 @@ def _begun(old: Object | None, new: Object, manager: Manager) -> list[_Entry]:
         # This asks for a new beginning; an empty list is of a client that does not know of them.
         return []
     is_as_before = sent == (old or {}).get("metadata", {}).get("managedFields")
-    if manager.subresource or is_as_before or not all(map(_is_sound, sent)):
+    is_of_no_use = manager.subresource or is_as_before or len(sent) > MOST_SENT
+    if is_of_no_use or not all(map(_is_sound, sent)):
         return _entries(old)
-    found: dict[Manager, _Entry] = {}
+    times: dict[Manager, str] = {}
+    found = defaultdict[Manager, set[Path]](set)
     for entry in _entries(new):
-        known = found.get(entry.manager, entry)
-        found[entry.manager] = _Entry(entry.manager, entry.time, entry.fields | known.fields)
-    ours = [entry for who, entry in found.items() if who.api_version == manager.api_version]
+        times[entry.manager] = entry.time
+        found[entry.manager] |= entry.fields
+    ours = [
+        _Entry(who, times[who], frozenset(fields))
+        for who, fields in found.items()
+        if who.api_version == manager.api_version
+    ]
     return ours or _entries(old)
 
 
@@ -256,8 +265,10 @@ def _cap(entries: list[_Entry]) -> list[_Entry]:
     old = updates[: surplus + 1]
     joined = frozenset[Path]().union(*(entry.fields for entry in old))
     ancient = Manager(_ANCIENT, "Update", old[-1].manager.api_version)
+    # Which they are, not what is in them: that would be compared with each other's.
+    gone = set(map(id, old))
     return [
-        *(entry for entry in entries if entry not in old),
+        *(entry for entry in entries if id(entry) not in gone),
         _Entry(ancient, old[-1].time, joined),
     ]
 
