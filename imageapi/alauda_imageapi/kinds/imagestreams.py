@@ -108,6 +108,18 @@ class ImageStreams(StoredResource):
         return document
 
     @override
+    def undecorate(self, document: Object) -> None:
+        for name in ("dockerImageRepository", "publicDockerImageRepository"):
+            document.get("status", {}).pop(name, None)
+
+    @override
+    def default(self, document: Object) -> None:
+        spec = objects.child(document, "spec")
+        spec.setdefault("lookupPolicy", {}).setdefault("local", False)
+        for tag in tags.spec_tags(document):
+            default_tag(tag)
+
+    @override
     def extra_fields(self, document: Object) -> Mapping[str, str]:
         return {
             "spec.dockerImageRepository": document.get("spec", {}).get("dockerImageRepository", ""),
@@ -116,8 +128,7 @@ class ImageStreams(StoredResource):
 
     @override
     async def prepare_create(self, context: Context, document: Object) -> None:
-        document["status"] = {}
-        _default(document)
+        tags.tidy(document)
         for tag in tags.spec_tags(document):
             tag["generation"] = 1
         await self._resolve(context, document, tags.spec_tags(document))
@@ -126,8 +137,7 @@ class ImageStreams(StoredResource):
     async def prepare_update(
         self, context: Context, document: Object, old: Object, subresource: str
     ) -> None:
-        _undecorate(document)
-        _default(document)
+        tags.tidy(document)
         if subresource == "status":
             _fill_generations(document, old)
             return
@@ -215,6 +225,7 @@ class ImageStreams(StoredResource):
             RequestEntityTooLarge: No client could put it back.
         """
         old, now = stored.object(), context.surroundings.timestamp()
+        self.default(document)
         size, note = aside.weigh(document), managed_fields.note_update
         who = creator(context)
         fields = await aside.run(size, note, self.schema, old, document, who, now)
@@ -296,7 +307,7 @@ class ImageStreams(StoredResource):
 
     def _begun(self, context: Context, name: str) -> Object:
         document = self.empty(context, name)
-        _default(document)
+        self.default(document)
         document["status"] = {}
         return document
 
@@ -342,15 +353,6 @@ def _put_managed_fields(document: Object, fields: list[Object]) -> None:
     meta.drop_empty(document["metadata"])
 
 
-def _default(document: Object) -> None:
-    spec = objects.child(document, "spec")
-    spec.setdefault("lookupPolicy", {}).setdefault("local", False)
-    for tag in tags.spec_tags(document):
-        default_tag(tag)
-    objects.child(document, "status")
-    tags.tidy(document)
-
-
 def default_tag(tag: Object) -> None:
     """Fill in what a tag does not say, or says nothing with: Go always sends an empty policy."""
     policy, refers = objects.child(tag, "importPolicy"), objects.child(tag, "referencePolicy")
@@ -362,12 +364,6 @@ def default_tag(tag: Object) -> None:
         for name in ("reference", "insecure", "scheduled"):
             if where.get(name) is False:
                 del where[name]
-
-
-def _undecorate(document: Object) -> None:
-    status = objects.child(document, "status")
-    status.pop("dockerImageRepository", None)
-    status.pop("publicDockerImageRepository", None)
 
 
 def _fill_generations(document: Object, old: Object) -> None:

@@ -71,8 +71,11 @@ class StoredResource(Resource):
         self.store = store
         self._collects_garbage = collects_garbage
 
+    def default(self, document: Object) -> None:
+        """Fill in what is not given, or given as nothing, before it is noted who has set what."""
+
     async def prepare_create(self, context: Context, document: Object) -> None:
-        """Default what is not given, and compute what clients have no say in."""
+        """Compute what clients have no say in."""
 
     async def prepare_update(
         self, context: Context, document: Object, old: Object, subresource: str
@@ -96,6 +99,9 @@ class StoredResource(Resource):
     def decorate(self, document: Object) -> Object:
         """Add what is computed whenever an object is read."""
         return document
+
+    def undecorate(self, document: Object) -> None:
+        """Take that away again from what a client has sent."""
 
     is_decorated: ClassVar[bool] = False
     """Whether `decorate` does anything, so that what is stored cannot be sent as it is."""
@@ -267,11 +273,9 @@ class StoredResource(Resource):
         metadata["generation"] = 1
         if self.namespaced:
             metadata["namespace"] = context.namespace
-        if manager.operation != "Apply":
-            note = managed_fields.note_update
-            size = aside.weigh(document)
-            fields = await aside.run(size, note, self.schema, None, document, manager, now)
-            metadata["managedFields"] = fields
+        size, who = aside.weigh(document), None if manager.operation == "Apply" else manager
+        document = await aside.run(size, self._noted, None, document, "", who, now)
+        metadata = document["metadata"]
         # Before it is gone through once more, as it can only grow.
         require_size(document)
         await self.prepare_create(context, document)
@@ -335,7 +339,8 @@ class StoredResource(Resource):
             metadata.setdefault("namespace", before["namespace"])
         size = max(weight, aside.weigh(new))
         now = context.surroundings.timestamp()
-        new = await aside.run(size, self._noted, old, new, change, subresource, now)
+        manager = None if change.manages else change.manager
+        new = await aside.run(size, self._noted, old, new, subresource, manager, now)
         metadata = new["metadata"]
         if weight <= _LARGEST:
             # Before it is gone through once more, as it can only grow.
@@ -351,12 +356,25 @@ class StoredResource(Resource):
         return new
 
     def _noted(
-        self, old: Object, new: Object, change: Change, subresource: str, now: str
+        self, old: Object | None, new: Object, subresource: str, manager: Manager | None, now: str
     ) -> Object:
-        """Return what is to become of an object, with who has set what in it."""
-        new = self.only_part(new, old, subresource)
-        if not change.manages:
-            fields = managed_fields.note_update(self.schema, old, new, change.manager, now)
+        """Return what is to become of an object, with who has set what in it.
+
+        Args:
+            old: The object before; None when it is new.
+            new: What a client wants of it.
+            subresource: What it is done by.
+            manager: Who does it; None when it was noted already.
+            now: When.
+        """
+        new = self.only_part(new, old or {}, subresource)
+        self.undecorate(new)
+        self.default(new)
+        meta.drop_empty(new["metadata"])
+        # Before each field is gone through, of which defaults make many.
+        require_size(new, old)
+        if manager is not None:
+            fields = managed_fields.note_update(self.schema, old, new, manager, now)
             new["metadata"]["managedFields"] = fields
         return new
 

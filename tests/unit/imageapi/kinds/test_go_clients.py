@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from tests.unit.imageapi.apis import DIGEST, Api, mapping, source, stream
+from tests.unit.imageapi.apis import (
+    APPLY_PATCH,
+    DIGEST,
+    MERGE_PATCH,
+    Api,
+    mapping,
+    source,
+    stream,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -155,3 +163,48 @@ async def test_a_status_of_go_has_times_that_are_none(api: Api) -> None:
 
     assert answer.status_code == 200, answer.text
     assert [named["tag"] for named in answer.json()["status"]["tags"]] == ["v1"]
+
+
+async def test_what_is_put_again_changes_nothing(api: Api) -> None:
+    made = await api.make(STREAMS, STREAM)
+    metadata = {**STREAM["metadata"], "labels": {}, "annotations": {}}
+    metadata["resourceVersion"] = made["metadata"]["resourceVersion"]
+
+    for _ in range(2):
+        api.clock.advance(seconds=5)
+        answer = await api.call("PUT", f"{STREAMS}/app", {**STREAM, "metadata": metadata})
+
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == made
+
+
+async def test_a_status_that_is_put_again_changes_nothing(api: Api) -> None:
+    made = await api.make(STREAMS, STREAM)
+    annotated = {"metadata": {"annotations": {"a": "b"}}}
+
+    api.clock.advance(seconds=5)
+    put = await api.call("PUT", f"{STREAMS}/app/status", made)
+    patched = await api.patch(f"{STREAMS}/app/status", annotated, MERGE_PATCH)
+
+    assert put.json() == made
+    assert patched == made
+
+
+async def test_who_says_nothing_takes_no_field_away(api: Api) -> None:
+    applied = f"{STREAMS}/app?fieldManager=they"
+    wanted = stream(tags=[{**source("v1"), "referencePolicy": {"type": "Source"}}])
+    made = await api.patch(applied, wanted, APPLY_PATCH, 201)
+    metadata = {**STREAM["metadata"], "resourceVersion": made["metadata"]["resourceVersion"]}
+
+    put = await api.call("PUT", f"{STREAMS}/app?fieldManager=me", {**STREAM, "metadata": metadata})
+
+    assert [entry["manager"] for entry in put.json()["metadata"]["managedFields"]] == ["they"]
+    wanted["spec"]["tags"][0]["referencePolicy"] = {"type": "Local"}
+    await api.patch(applied, wanted, APPLY_PATCH)
+
+
+async def test_who_makes_a_stream_owns_what_it_is_by_default(api: Api) -> None:
+    made = await api.make(f"{STREAMS}?fieldManager=me", stream())
+
+    (entry,) = made["metadata"]["managedFields"]
+    assert entry["fieldsV1"] == {"f:spec": {"f:lookupPolicy": {"f:local": {}}}}
