@@ -18,6 +18,7 @@ from alauda_imageapi.kinds.images import prepare_image
 from alauda_imageapi.kinds.imagestreammappings import make_image, point_tag
 from alauda_imageapi.kinds.names import MANAGED, MANIFEST_BLOB_STORED
 from alauda_imageapi.kinds.tag_events import TagEvents
+from alauda_imageapi.machinery import aside
 from alauda_imageapi.machinery.errors import Forbidden, ServiceUnavailable, StatusError
 from alauda_imageapi.machinery.metadata import Surroundings
 from alauda_imageapi.machinery.objects import Object
@@ -243,7 +244,8 @@ class StorageRecorder:
                 await self._record_image(repository, child.digest, depth + 1)
         config = await _read_config(repository, manifest)
         image = self._image(repository.name, stored, digest, config)
-        prepare_image(image, self._surroundings.timestamp())
+        now = self._surroundings.timestamp()
+        await aside.run(aside.weigh(image), prepare_image, image, now)
         try:
             await make_image(self._kinds.streams, self._context(""), image)
         except ObjectTooLarge as error:

@@ -15,7 +15,7 @@ from alauda_imageapi.kinds.names import (
     in_openshift,
     is_digest,
 )
-from alauda_imageapi.machinery import errors
+from alauda_imageapi.machinery import aside, errors
 from alauda_imageapi.machinery.errors import Cause
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import NAME_COLUMN, Column, Context
@@ -46,7 +46,7 @@ class Images(StoredResource):
     @override
     async def prepare_create(self, context: Context, document: Object) -> None:
         now = context.surroundings.timestamp()
-        prepare_image(document, now)
+        await aside.run(aside.weigh(document), prepare_image, document, now)
         document["metadata"].pop("generation", None)
 
     @override
@@ -54,7 +54,8 @@ class Images(StoredResource):
         self, context: Context, document: Object, old: Object, subresource: str
     ) -> None:
         if document.get("dockerImageManifest"):
-            docker_metadata.complete(document, context.surroundings.timestamp())
+            now = context.surroundings.timestamp()
+            await aside.run(aside.weigh(document), docker_metadata.complete, document, now)
         _drop_stored_content(document)
 
     @override
@@ -74,7 +75,9 @@ class Images(StoredResource):
     async def check(
         self, context: Context, document: Object, old: Object | None
     ) -> Iterable[Cause]:
-        return check_image(document, "")
+        return await aside.run(
+            aside.weigh(document), lambda: errors.first(check_image(document, ""))
+        )
 
     @override
     def check_name(self, name: str) -> Iterable[Cause]:

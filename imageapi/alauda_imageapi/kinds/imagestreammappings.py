@@ -15,7 +15,7 @@ from alauda_imageapi.kinds.images import check_image, prepare_image
 from alauda_imageapi.kinds.imagestreams import ImageStreams
 from alauda_imageapi.kinds.names import MANAGED, annotation
 from alauda_imageapi.kinds.tag_events import TagEvents
-from alauda_imageapi.machinery import errors
+from alauda_imageapi.machinery import aside, errors
 from alauda_imageapi.machinery.errors import Cause
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.objects import Object
@@ -50,10 +50,8 @@ class ImageStreamMappings(Resource):
         if not image.get("dockerImageReference"):
             image["dockerImageReference"] = f"{repository}@{digest}"
         causes = list(self._check_names(context, name, tag, digest))
-        if digest:
-            # An index is known by its name.
-            prepare_image(image, context.surroundings.timestamp())
-        causes += check_image(image, "image.")
+        now = context.surroundings.timestamp()
+        causes += await aside.run(aside.weigh(image), _complete, image, now)
         if causes:
             raise self.invalid(name, causes)
         try:
@@ -92,6 +90,14 @@ class ImageStreamMappings(Resource):
             yield from self._streams.images.check_name(digest)
         else:
             yield errors.required("image.metadata.name")
+
+
+def _complete(image: Object, now: str) -> list[Cause]:
+    """Derive what follows from the manifest of an image; returns what is wrong with it."""
+    # An index is known by its name.
+    if image["metadata"].get("name"):
+        prepare_image(image, now)
+    return errors.first(check_image(image, "image."))
 
 
 async def make_image(streams: ImageStreams, context: Context, image: Object) -> bool:

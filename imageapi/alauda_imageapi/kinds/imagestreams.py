@@ -177,7 +177,7 @@ class ImageStreams(StoredResource):
     async def check(
         self, context: Context, document: Object, old: Object | None
     ) -> Iterable[Cause]:
-        return await aside.run(aside.weigh(document), lambda: list(_check(document)))
+        return await aside.run(aside.weigh(document), lambda: errors.first(_check(document)))
 
     @override
     async def before_removal(self, context: Context, document: Object) -> None:
@@ -320,7 +320,7 @@ class ImageStreams(StoredResource):
             "creationTimestamp": context.surroundings.timestamp(),
             "generation": 1,
         }
-        causes = [*self.check_name(name), *_check(document)]
+        causes = [*self.check_name(name), *errors.first(_check(document))]
         if causes:
             raise self.invalid(name, causes)
         if context.dry_run:

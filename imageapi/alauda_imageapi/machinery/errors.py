@@ -4,8 +4,9 @@ Each class is a reason of ``k8s.io/apimachinery``; other programs look at ``reas
 ``details.kind`` and the causes, so these are kept to the letter (facts/apiserver.md 2.10).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 from typing_extensions import override
@@ -13,6 +14,8 @@ from typing_extensions import override
 from alauda_imageapi.machinery.objects import Object
 
 _LONGEST_ECHO = 256
+MOST_CAUSES = 100
+"""Of what is wrong with a document; nobody reads all that a large one may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class Cause:
     @override
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message
+
+
+def first(causes: Iterable[Cause]) -> list[Cause]:
+    """Return as many causes as are told."""
+    return list(islice(causes, MOST_CAUSES))
 
 
 def required(field: str, detail: str = "") -> Cause:

@@ -12,10 +12,14 @@ from typing_extensions import override
 
 from alauda_imageapi.kinds import schemas
 from alauda_imageapi.kinds.images import Images
+from alauda_imageapi.kinds.imagestreammappings import ImageStreamMappings
 from alauda_imageapi.kinds.imagestreams import ImageStreams
 from alauda_imageapi.kinds.names import GROUP
 from alauda_imageapi.machinery import aside, objects
 from alauda_imageapi.machinery.application import ApiServer, Version
+from alauda_imageapi.machinery.errors import MOST_CAUSES, StatusError
+from alauda_imageapi.machinery.managed_fields import Manager
+from alauda_imageapi.machinery.resources import Context
 from alauda_imageapi.machinery.schema import Schema
 from alauda_imageapi.machinery.sqlite import SQLiteStore
 from alauda_imageapi.machinery.store import Key
@@ -28,6 +32,8 @@ from tests.unit.imageapi.apis import (
     REGISTRY,
     STRATEGIC_PATCH,
     Api,
+    image,
+    mapping,
     stream,
 )
 
@@ -184,3 +190,59 @@ async def test_what_pushes_made_larger_can_be_changed_and_not_grow(api: Api) -> 
     assert refused.status_code == 413
     assert released.status_code == 200
     assert "finalizers" not in released.json()["metadata"]
+
+
+class WitnessedImage(dict[str, Any]):
+    """An image that remembers by which threads its manifest, and what came of it, was read."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(image(**fields))
+        self.threads: set[int] = set()
+
+    @override
+    def get(self, name: str, default: Any = None) -> Any:
+        if name.startswith("dockerImageManifest"):
+            self.threads.add(threading.get_ident())
+        return super().get(name, default)
+
+
+def index(count: int) -> str:
+    """Return the manifest of an index of nothing that makes sense."""
+    return objects.encode({"manifests": [{}] * count}).decode()
+
+
+async def test_the_manifests_of_large_images_are_read_by_other_threads(api: Api) -> None:
+    streams, images = api.kinds.streams, api.kinds.streams.images
+    context = Context(resource="images", namespace="team")
+    made, changed, mapped = (WitnessedImage(dockerImageManifest=index(50_000)) for _ in range(3))
+
+    await images.prepare_create(context, made)
+    await images.check(context, made, None)
+    await images.check(context, changed, made)
+    with pytest.raises(StatusError):
+        await ImageStreamMappings(GROUP, streams).create(
+            context, {**mapping("app", "v1"), "image": mapped}, Manager("me", "Update", "v1")
+        )
+
+    for witness in (made, changed, mapped):
+        assert witness.threads
+        assert threading.get_ident() not in witness.threads
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("images", image(dockerImageManifest=index(1000))),
+        (
+            "namespaces/team/imagestreammappings",
+            {**mapping("app", "v1"), "image": image(dockerImageManifest=index(1000))},
+        ),
+        (STREAMS, stream(tags=[{"name": f"t{n}", "from": {"kind": "X"}} for n in range(1000)])),
+    ],
+    ids=["image", "mapping", "stream"],
+)
+async def test_not_all_is_told_that_is_wrong(api: Api, path: str, body: Any) -> None:
+    answer = await api.call("POST", path, body)
+
+    assert answer.status_code == 422
+    assert len(answer.json()["details"]["causes"]) <= MOST_CAUSES
