@@ -19,7 +19,12 @@ from alauda_imageapi.kinds.imagestreammappings import make_image, point_tag
 from alauda_imageapi.kinds.names import MANAGED, MANIFEST_BLOB_STORED
 from alauda_imageapi.kinds.tag_events import TagEvents
 from alauda_imageapi.machinery import aside
-from alauda_imageapi.machinery.errors import Forbidden, ServiceUnavailable, StatusError
+from alauda_imageapi.machinery.errors import (
+    Forbidden,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+    StatusError,
+)
 from alauda_imageapi.machinery.metadata import Surroundings
 from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import Context
@@ -248,7 +253,7 @@ class StorageRecorder:
         await aside.run(aside.weigh(image), prepare_image, image, now)
         try:
             await make_image(self._kinds.streams, self._context(""), image)
-        except ObjectTooLarge as error:
+        except (ObjectTooLarge, RequestEntityTooLarge) as error:
             logger.warning("an image is shown without its layers: %s: %s", digest, error)
             for field in ("dockerImageLayers", "dockerImageManifests", "dockerImageMetadata"):
                 image.pop(field, None)

@@ -18,7 +18,7 @@ from alauda_imageapi.machinery.resources import (
 )
 from alauda_imageapi.machinery.schema import Schema
 from alauda_imageapi.machinery.store import Changed, Missing, ObjectTooLarge, Stored
-from alauda_imageapi.machinery.stored import Attempts, too_large
+from alauda_imageapi.machinery.stored import Attempts, require_size, too_large
 
 
 class ImageSignatures(Resource):
@@ -55,6 +55,7 @@ class ImageSignatures(Resource):
             if any(_is_same(found, signature) for found in known):
                 raise self.already_exists(context, name)
             image["signatures"] = [*known, signature]
+            require_size(image, stored.object())
             if await self._put(context, stored, image):
                 return signature
         raise self.modified(context, name)

@@ -22,7 +22,7 @@ from alauda_imageapi.machinery.objects import Object
 from alauda_imageapi.machinery.resources import Context, Group, Resource
 from alauda_imageapi.machinery.schema import Schema
 from alauda_imageapi.machinery.store import Exists, Key, ObjectTooLarge
-from alauda_imageapi.machinery.stored import too_large
+from alauda_imageapi.machinery.stored import require_size, too_large
 
 
 class ImageStreamMappings(Resource):
@@ -105,6 +105,7 @@ async def make_image(streams: ImageStreams, context: Context, image: Object) -> 
 
     Raises:
         ObjectTooLarge: The store does not take it.
+        RequestEntityTooLarge: No client could put it back.
     """
     images, name = streams.images, image["metadata"]["name"]
     key = Key(images.name, "", name)
@@ -124,6 +125,7 @@ async def make_image(streams: ImageStreams, context: Context, image: Object) -> 
         "apiVersion": images.group.api_version,
         "metadata": metadata,
     }
+    require_size(document)
     try:
         await images.store.create(key, document)
     except Exists:

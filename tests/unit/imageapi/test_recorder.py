@@ -129,6 +129,17 @@ async def test_the_images_of_an_index_are_images_too(api: Api, pushes: Pushes) -
     assert await images_of(api) == sorted([str(child), str(parent)])
 
 
+async def test_an_index_that_clients_could_not_put_back_shows_without_its_images(
+    api: Api, pushes: Pushes
+) -> None:
+    child = await pushes.push(APP, index())
+
+    parent = await pushes.push(APP, index(*[child] * 17_000), V1)
+
+    assert await tags_of(api) == {"v1": [str(parent)]}
+    assert "dockerImageManifests" not in await api.get(f"images/{parent}")
+
+
 async def test_a_tag_that_is_deleted_is_gone_and_its_image_stays(api: Api, pushes: Pushes) -> None:
     digest = await pushes.push(APP, index(), V1, V2)
 

@@ -26,6 +26,7 @@ from alauda_imageapi.machinery.store import Key
 from tests.unit.imageapi.apis import (
     APPLY_PATCH,
     BASE,
+    DIGEST,
     JSON_PATCH,
     LIMITS,
     MERGE_PATCH,
@@ -190,6 +191,41 @@ async def test_what_pushes_made_larger_can_be_changed_and_not_grow(api: Api) -> 
     assert refused.status_code == 413
     assert released.status_code == 200
     assert "finalizers" not in released.json()["metadata"]
+
+
+def children(count: int) -> str:
+    """Return the manifest of an index of so many images."""
+    child = {"digest": DIGEST, "mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 3}
+    return objects.encode({"manifests": [child] * count}).decode()
+
+
+async def test_a_mapping_makes_no_image_that_is_too_large_to_be_put_back(api: Api) -> None:
+    mapped = {**mapping("app", "v1"), "image": image(dockerImageManifest=children(15_000))}
+
+    answer = await api.call("POST", "namespaces/team/imagestreammappings", mapped)
+
+    assert answer.status_code == 413
+    assert (await api.get("images"))["items"] == []
+    assert (await api.get(STREAMS))["items"] == []
+
+
+async def test_signatures_can_be_taken_from_an_image_that_is_too_large(api: Api) -> None:
+    def signature(name: str) -> dict[str, Any]:
+        # Each has another, and is no repetition.
+        content = {"type": "AtomicImageV1", "content": name[0] * 1_200_000}
+        return {"metadata": {"name": f"{DIGEST}@{name}"}, **content}
+
+    signatures = [{**signature("one"), "content": "YWE="}, signature("two"), signature("three")]
+    large = {"dockerImageManifest": "x" * 2_000_000, "kind": "Image", "apiVersion": "v1"}
+    await api.store.create(Key("images", "", DIGEST), image(**large, signatures=signatures))
+
+    deleted = await api.call("DELETE", f"imagesignatures/{DIGEST}@one")
+    refused = await api.call("POST", "imagesignatures", signature("four"))
+
+    assert deleted.status_code == 200
+    assert refused.status_code == 413
+    kept = (await api.get(f"images/{DIGEST}"))["signatures"]
+    assert [found["metadata"]["name"][-3:] for found in kept] == ["two", "ree"]
 
 
 class WitnessedImage(dict[str, Any]):
