@@ -370,6 +370,8 @@ class StoredResource(Resource):
         new = self.only_part(new, old or {}, subresource)
         self.undecorate(new)
         self.default(new)
+        if old is not None and aside.weigh(old) > _LARGEST and manager is not None:
+            _keep_owners(new["metadata"], old["metadata"])
         meta.drop_empty(new["metadata"])
         # Before each field is gone through, of which defaults make many.
         require_size(new, old)
@@ -459,29 +461,50 @@ def _restored(new: Object, old: Object, names: Iterable[str]) -> Object:
     return kept | {name: objects.copy(old[name]) for name in names if name in old}
 
 
+def _keep_owners(metadata: Object, before: Object) -> None:
+    """Put back who owned what if a client sends more of it."""
+    known = before.get("managedFields") or []
+    if aside.weigh(metadata.get("managedFields")) > aside.weigh(known):
+        metadata["managedFields"] = objects.copy(known)
+
+
 def require_size(new: Object, old: Object | None = None) -> int:
     """Return how many bytes an object has, with all that clients did not send.
 
     Raises:
         RequestEntityTooLarge: It is larger than what clients could put back. That the server
-            itself has made larger, push by push, may be changed, but not grow.
+            itself has made larger, push by push, may be changed: what clients have said may be as
+            large as ever, and the rest must not grow.
     """
     size = aside.weigh(new)
-    if size > _LARGEST:
-        before = aside.weigh(old)
-        if before <= _LARGEST or _weigh_content(new) > _weigh_content(old or {}):
-            raise RequestEntityTooLarge(
-                f"Request entity too large: the object would have {size} bytes with what the "
-                f"server adds to it, limit is {_LARGEST}"
-            )
+    if size > _LARGEST and _grows(new, old or {}):
+        raise RequestEntityTooLarge(
+            f"Request entity too large: the object would have {size} bytes with what the "
+            f"server adds to it, limit is {_LARGEST}"
+        )
     return size
 
 
-def _weigh_content(document: Object) -> int:
-    """Return how many bytes an object has but for who has set what in it."""
+def _grows(new: Object, old: Object) -> bool:
+    """Tell whether an object is too large because of a change."""
+    if aside.weigh(old) <= _LARGEST:
+        return True
+    content, owners, status = _weigh_parts(new)
+    content_before, owners_before, status_before = _weigh_parts(old)
+    return (
+        content > max(_LARGEST, content_before)
+        # Who changes anything becomes one of them.
+        or owners > max(_LARGEST, owners_before)
+        or status > status_before
+    )
+
+
+def _weigh_parts(document: Object) -> tuple[int, int, int]:
+    """Return how many bytes clients have said, who has set what in it has, and the status has."""
     metadata = {**document.get("metadata", {})}
-    metadata.pop("managedFields", None)
-    return aside.weigh({**document, "metadata": metadata})
+    owners, status = metadata.pop("managedFields", []), document.get("status", {})
+    content = {**document, "metadata": metadata, "status": {}}
+    return aside.weigh(content), aside.weigh(owners), aside.weigh(status)
 
 
 class Attempts:

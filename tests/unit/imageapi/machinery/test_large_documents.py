@@ -167,7 +167,9 @@ async def test_a_stream_does_not_grow_too_large_by_its_tags(api: Api) -> None:
     assert left["name"] == "v1"
 
 
-async def test_what_pushes_made_larger_can_be_changed_and_not_grow(api: Api) -> None:
+@pytest.fixture
+async def grown(api: Api) -> Api:
+    """An API with a stream that pushes have made too large."""
     events = [
         {
             "tag": f"t{number:05}",
@@ -175,22 +177,71 @@ async def test_what_pushes_made_larger_can_be_changed_and_not_grow(api: Api) -> 
         }
         for number in range(40_000)
     ]
-    grown = stream(lookupPolicy={"local": False})
+    grown = stream(lookupPolicy={"local": True})
+    owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d", "uid": "du"}
     grown["metadata"] |= {"namespace": "team", "uid": "u", "finalizers": ["a.b/c"], "generation": 1}
+    grown["metadata"]["ownerReferences"] = [{**owner, "blockOwnerDeletion": True}]
     await api.store.create(
         Key("imagestreams", "team", "app"), {**grown, "status": {"tags": events}}
     )
+    return api
 
-    refused = await api.call(
-        *("PATCH", f"{STREAMS}/app", {"metadata": {"labels": {"a": "b"}}}), kind=MERGE_PATCH
-    )
-    released = await api.call(
-        *("PATCH", f"{STREAMS}/app", {"metadata": {"finalizers": None}}), kind=MERGE_PATCH
-    )
 
-    assert refused.status_code == 413
-    assert released.status_code == 200
-    assert "finalizers" not in released.json()["metadata"]
+async def size_of(api: Api) -> int:
+    stored = await api.store.get(Key("imagestreams", "team", "app"))
+    assert stored is not None
+    return len(stored.body)
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"metadata": {"finalizers": None}},
+        {"metadata": {"labels": {"a": "b"}}},
+        {"spec": {"lookupPolicy": {"local": False}}},
+        # What the garbage collector does to what it waits for.
+        {"metadata": {"ownerReferences": [{"uid": "du", "blockOwnerDeletion": False}]}},
+    ],
+    ids=["finalizers", "labels", "spec", "owners"],
+)
+async def test_what_pushes_made_larger_can_be_changed(grown: Api, patch: Any) -> None:
+    changed = await grown.call("PATCH", f"{STREAMS}/app", patch, kind=STRATEGIC_PATCH)
+
+    assert changed.status_code == 200, changed.text
+
+
+async def test_what_pushes_made_larger_does_not_grow_by_what_clients_send(grown: Api) -> None:
+    large = "x" * (objects.LARGEST // 2)
+    event = {"dockerImageReference": "quay.io/acme/base:9", "generation": 1}
+    spec = [{"name": name, "annotations": {"a": large}} for name in ("v1", "v2")]
+    status = [{"op": "add", "path": "/status/tags/-", "value": {"tag": "v1", "items": [event]}}]
+
+    def put(tag: Any) -> list[Any]:
+        return [{"op": "add", "path": "/spec/tags", "value": tag}]
+
+    one = await grown.call("PATCH", f"{STREAMS}/app", put(spec[:1]), kind=JSON_PATCH)
+    two = await grown.call("PATCH", f"{STREAMS}/app", put(spec), kind=JSON_PATCH)
+    reported = await grown.call("PATCH", f"{STREAMS}/app/status", status, kind=JSON_PATCH)
+
+    assert [answer.status_code for answer in (one, two, reported)] == [200, 413, 413]
+
+
+async def test_what_pushes_made_larger_takes_no_owners_from_clients(grown: Api) -> None:
+    await grown.patch(f"{STREAMS}/app", {"metadata": {"labels": {"a": "b"}}}, MERGE_PATCH)
+    before = await size_of(grown)
+    forged = {
+        "manager": "they",
+        "operation": "Apply",
+        "apiVersion": "image.alauda.io/v1",
+        "fieldsType": "FieldsV1",
+        "fieldsV1": {f"f:{'x' * 1000}{number}": {} for number in range(1000)},
+    }
+    patch = [{"op": "add", "path": "/metadata/managedFields/-", "value": forged}]
+
+    answer = await grown.call("PATCH", f"{STREAMS}/app", patch, kind=JSON_PATCH)
+
+    assert answer.status_code == 200
+    assert await size_of(grown) == before
 
 
 def children(count: int) -> str:
