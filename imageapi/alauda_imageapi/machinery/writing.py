@@ -89,7 +89,8 @@ class Writes:
             "delete": self._delete,
             "deletecollection": self._delete_collection,
         }[verb]
-        done: Done = await run(asked)
+        with aside.on_behalf_of(context.user.username):
+            done: Done = await run(asked)
         return done
 
     async def _create(self, asked: _Asked) -> Done:

@@ -1,5 +1,6 @@
 """Documents that take long to go through: how large they may become, and who waits for them."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from alauda_imageapi.kinds import schemas
@@ -16,13 +18,14 @@ from alauda_imageapi.kinds.imagestreammappings import ImageStreamMappings
 from alauda_imageapi.kinds.imagestreams import ImageStreams
 from alauda_imageapi.kinds.names import GROUP
 from alauda_imageapi.machinery import aside, objects
-from alauda_imageapi.machinery.application import ApiServer, Version
+from alauda_imageapi.machinery.application import USER, ApiServer, Version
 from alauda_imageapi.machinery.errors import MOST_CAUSES, StatusError
 from alauda_imageapi.machinery.managed_fields import Manager
 from alauda_imageapi.machinery.resources import Context
 from alauda_imageapi.machinery.schema import Schema
 from alauda_imageapi.machinery.sqlite import SQLiteStore
 from alauda_imageapi.machinery.store import Key
+from alauda_registry.kube.client import UserInfo
 from tests.unit.imageapi.apis import (
     APPLY_PATCH,
     BASE,
@@ -333,3 +336,53 @@ async def test_not_all_is_told_that_is_wrong(api: Api, path: str, body: Any) -> 
 
     assert answer.status_code == 422
     assert len(answer.json()["details"]["causes"]) <= MOST_CAUSES
+
+
+class Busy:
+    """Large documents of one user that are worked on until they are let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.started = threading.Event()
+        self.at_once: list[int] = []
+        self._running = 0
+
+    def work(self) -> None:
+        self._running += 1
+        self.at_once.append(self._running)
+        self.started.set()
+        self.let_go.wait(30)
+        self._running -= 1
+
+    async def ask(self, user: str) -> None:
+        with aside.on_behalf_of(user):
+            await aside.run(aside.LARGE + 1, self.work)
+
+
+async def test_large_documents_of_one_user_wait_for_each_other_alone(api: Api) -> None:
+    async def named(scope: Scope, receive: Receive, send: Send) -> None:
+        name = dict(scope["headers"])[b"user"].decode()
+        await api.server({**scope, USER: UserInfo(name)}, receive, send)
+
+    busy = Busy()
+    asking = [asyncio.create_task(busy.ask("a")) for _ in range(1 + aside.MOST_WAITING)]
+    transport = httpx.ASGITransport(named)
+    base = f"http://localhost{BASE}/"
+    async with httpx.AsyncClient(transport=transport, base_url=base) as client:
+        try:
+            await asyncio.to_thread(busy.started.wait, 30)
+            large, small = objects.encode(annotated(aside.LARGE)), objects.encode(stream("small"))
+            refused = await client.post(STREAMS, content=large, headers={"User": "a"})
+            little = await client.post(STREAMS, content=small, headers={"User": "a"})
+            async with asyncio.timeout(30):
+                other = await client.post(STREAMS, content=large, headers={"User": "b"})
+        finally:
+            busy.let_go.set()
+            await asyncio.gather(*asking)
+        later = await client.post(STREAMS, content=large, headers={"User": "a"})
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+    assert (little.status_code, other.status_code) == (201, 201)
+    # It is there already, and was looked at.
+    assert later.status_code == 409
+    assert set(busy.at_once) == {1}
