@@ -46,6 +46,7 @@ DEADLINE_SECONDS = 40.0
 
 _PAUSES = (0.05, 3.0)
 _ABORT_PAUSES = (0.0, 0.05, 0.25)
+_COMPLETION_PAUSES = (0.05, 0.25, 1.0, 3.0)
 _DELETES_MAXIMUM = 1000
 TROUBLE = (aiohttp.ClientError, OSError, TimeoutError, CredentialsAway)
 _ABSENT = frozenset({"", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"})
@@ -459,12 +460,18 @@ class S3Client:
             size,
         )
         answer, attempts = await self._send(request, path)
-        if answer.status == 404 and attempts > 1:
-            _require_absence(answer, path)
+        for pause in _COMPLETION_PAUSES:
             # It may have been completed, and the answer was lost.
+            if attempts == 1 or not _may_be_complete(answer, path):
+                break
             with contextlib.suppress(PathNotFound):
                 if (await self.head(path)).size == size:
                     return
+            if answer.status == 404:
+                break
+            await asyncio.sleep(pause)
+            answer, more = await self._send(request, path)
+            attempts += more
         _require(answer, path)
         self._read(documents.parse_completed, answer, path)
 
@@ -629,6 +636,20 @@ def _require_absence(answer: Answer, path: str) -> None:
     code, message = documents.parse_error(answer.body)
     if code not in _ABSENT or (not code and answer.body):
         raise refusal(answer.status, code, message, path)
+
+
+def _may_be_complete(answer: Answer, path: str) -> bool:
+    """Tell whether an upload that can't be completed may just have been, or is at this moment.
+
+    Then there is no such upload any more, or some of its parts have moved already (MinIO).
+
+    Raises:
+        DriverError: It is about something else: nothing follows for the object.
+    """
+    if answer.status == 404:
+        _require_absence(answer, path)
+        return True
+    return answer.status == 400 and documents.parse_error(answer.body)[0] == "InvalidPart"
 
 
 def _unforeseen(answer: Answer, path: str) -> DriverError:

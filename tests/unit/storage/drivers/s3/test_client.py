@@ -158,6 +158,47 @@ async def test_the_newest_part_is_found_on_whichever_page_it_is() -> None:
         await client.newest_part("/a", "another")
 
 
+class Completing(FakeTransport):
+    """A server that is still at it when it is asked again, as the first answer was lost."""
+
+    def __init__(self, bucket: FakeBucket, *, ends_well: bool) -> None:
+        super().__init__(bucket)
+        self._ends_well = ends_well
+        self.asked = 0
+
+    @override
+    async def send(self, request: Request) -> Answer:
+        if request.method != "POST" or "uploadId" not in request.query:
+            return await super().send(request)
+        self.asked += 1
+        if self.asked == 1:
+            raise TimeoutError
+        if self.asked == 3 and self._ends_well:
+            await super().send(request)
+        return Answer(400, {}, b"<Error><Code>InvalidPart</Code><Message>Gone.</Message></Error>")
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+async def test_an_upload_that_is_being_completed_is_waited_for(
+    bucket: FakeBucket, monkeypatch: pytest.MonkeyPatch, ends_well: bool
+) -> None:
+    monkeypatch.setattr(clients, "_COMPLETION_PAUSES", (0.0, 0.0, 0.0))
+    transport = Completing(bucket, ends_well=ends_well)
+    client = S3Client(transport, BUCKET, KEYS)
+    upload_id = await client.begin_multipart("/a")
+    part = await client.put_part("/a", upload_id, 1, [b"part"], hashlib.sha256(b"part").hexdigest())
+
+    completed = client.complete_multipart("/a", upload_id, [part], 4)
+
+    if ends_well:
+        await completed
+        assert await client.get("/a") is not None
+    else:
+        with pytest.raises(Truncated, match="InvalidPart"):
+            await completed
+    assert transport.asked == (3 if ends_well else 5)
+
+
 class Circling(FakeTransport):
     """A server that always gives the first page."""
 
